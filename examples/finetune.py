@@ -1,4 +1,4 @@
-"""Train a pruned run on, on images of your own; it stays as small as it is.
+"""Train a pruned run or a bundle on, on images of your own; it stays as small as it is.
 
 python examples/finetune.py PRUNED DATASET TUNED [RECIPE CHANGES, such as retrain.epochs=20 ...]
 """

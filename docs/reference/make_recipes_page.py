@@ -65,8 +65,9 @@ not listed here is refused, and the nearest one is named.
 
 `model.start_from` of a training takes
 
-* a run folder (its best checkpoint) or a checkpoint (`RUN/last`) of the same network; not a bundle,
-  whose batch norms are folded into its weights;
+* a run folder (its best checkpoint), a checkpoint (`RUN/last`) or an exported bundle of the same
+  network; a bundle's folded batch norms are put back, their statistics measured on 64 batches of
+  the training images;
 * a Darknet weights file such as `yolov3.weights` or `darknet53.conv.74`: the layers that fit are
   taken in their order, the head of another number of classes is left random. The published files
   are of networks with `width: 1`; with `channels: 1` the stem's three colours are summed.

@@ -16,6 +16,7 @@ from pneumonia.compression.run import Recipe as CompressionRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.recipes import load_recipe
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.model.detector import DEFAULT_BUNDLE
 from pneumonia.runtime.progress import Progress
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.loop import FitResult
@@ -132,7 +133,7 @@ def prune(
     """Prune the detector of a run with ADMM, retrain what is left, compact it.
 
     Args:
-        run: Run folder of `train` or of an earlier compression.
+        run: Run folder of `train` or of an earlier compression, or a bundle.
         recipe: Name of a shipped recipe, a YAML file, or a `PruneRecipe` (then without changes).
         out: Run folder to write.
         rate: Weights before over weights after; None for the recipe's.
@@ -163,7 +164,7 @@ def quantize(
     """Train the weights of a run onto few levels (8 bits down to binary).
 
     Args:
-        run: Run folder of `train`, `prune` or `quantize`.
+        run: Run folder of `train`, `prune` or `quantize`, or a bundle.
         recipe: Name of a shipped recipe, a YAML file, or a `QuantizeRecipe` (without changes).
         out: Run folder to write.
         data: Dataset folder; None for the one that the run was trained on.
@@ -178,7 +179,7 @@ def quantize(
 
 
 def finetune(
-    run: AnyPath,
+    run: AnyPath | None,
     out: AnyPath,
     data: AnyPath | None = None,
     recipe: AnyPath | FineTuneRecipe = "finetune",
@@ -187,9 +188,9 @@ def finetune(
     """Train a run on, usually on other images; what pruning removed stays removed.
 
     Args:
-        run: Run folder of `train`, `prune` or `finetune`.
+        run: Run folder of `train`, `prune` or `finetune`, or a bundle; None for the shipped model.
         out: Run folder to write.
-        data: Dataset folder; None for the one that the run was trained on.
+        data: Dataset folder; None for the one that the run was trained on (not of a bundle).
         recipe: Name of a shipped recipe, a YAML file, or a `FineTuneRecipe` (without changes).
         options: Changes of the recipe, resume, progress.
 
@@ -202,7 +203,7 @@ def finetune(
     """
     options = options or RunOptions()
     settings = _recipe(recipe, "finetune", FineTuneRecipe, options)
-    return _compress(run, settings, out, data, options)
+    return _compress(DEFAULT_BUNDLE if run is None else run, settings, out, data, options)
 
 
 def _compress(

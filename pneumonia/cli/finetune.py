@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("finetune", cls=recipes_of("finetune"))
-@click.argument("run", type=PATH)
+@click.argument("run", type=PATH, required=False)
 @click.option("--data", type=PATH, help="Dataset folder; default: the run's own.")
 @click.option("--out", required=True, type=PATH, help="Run folder to write.")
 @click.option("--recipe", default="finetune", show_default=True,
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 @accept_seen
 @run_options
 @collected("pneumonia.api.runs:RunOptions")
-def command(run: Path, data: Path | None, out: Path, recipe: str, options: "RunOptions") -> None:
-    """Train a RUN on, usually on other images.
+def command(
+    run: Path | None, data: Path | None, out: Path, recipe: str, options: "RunOptions"
+) -> None:
+    """Train a RUN or an exported bundle on, usually on other images.
 
-    Filters, columns and weights that pruning removed stay removed. A quantized run is refused:
-    fine-tune the run before it, then quantize again.
+    Without RUN, the shipped model. Filters, columns and weights that pruning removed stay removed.
+    A quantized run is refused: fine-tune the run before it, then quantize again.
     """
     from pneumonia.api.runs import finetune
     from pneumonia.training.distributed import started_as_first

@@ -24,8 +24,8 @@ def command(data: Path, recipe: str, out: Path, options: "RunOptions") -> None:
     """Train a detector on a dataset folder.
 
     Ctrl-C ends the run; the same command with --resume continues after the last finished epoch,
-    also with a larger `epochs`. `--set model.start_from=FILE` starts from a run or Darknet
-    weights.
+    also with a larger `epochs`. `--set model.start_from=PATH` starts from a run, a bundle or
+    Darknet weights.
     """
     from pneumonia.api.runs import train
     from pneumonia.runs.folder import RunFolder

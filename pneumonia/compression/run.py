@@ -26,6 +26,7 @@ from pneumonia.compression.result import (
 from pneumonia.network.accounting import NetworkAccount, account
 from pneumonia.network.files import load_model, read_spec
 from pneumonia.network.module import Network
+from pneumonia.network.unfold import folded_layers, unfold_batch_norm
 from pneumonia.runs.compression import read_compression, write_compression
 from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runs.stored_recipe import refuse_other_recipe
@@ -38,7 +39,7 @@ from pneumonia.training.checkpoint import save_best
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.run import finds_nothing
-from pneumonia.training.task import TrainingTask
+from pneumonia.training.task import TrainingTask, training_images
 from pneumonia.training.threads import use_threads
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ def run_compression(
     """Prune, quantize or fine-tune the detector of a run; under torchrun every process calls this.
 
     Args:
-        run: Run folder of `train` or of an earlier compression.
+        run: Run folder of `train` or of an earlier compression, or an exported bundle, whose
+            batch norms are put back (`network.unfold`).
         recipe: The whole run; rates are over the weights of the run's network.
         out: Run folder to write (docs/architecture.md): stages/ with what resume needs, best/ with
             the compressed network, compression.json, metrics.csv, residuals.csv and .png.
@@ -91,6 +93,7 @@ def run_compression(
         folder.refuse_inside(data.folder)
         folder.refuse_other_files()
         check_dataset(parent, data, accept_seen)
+        training = of_kinds(training, data)
         task = DetectionTask(data, read_spec(checkpoint), training)
         record = new_record(
             kind,
@@ -114,6 +117,9 @@ def run_compression(
         trainer = Trainer(_taught(task, parent, recipe), resume, progress)
         with folder.recorded(record, recipe, writes=distributed.is_first()):
             spec, tensors = load_model(checkpoint)
+            if parent.is_bundle():
+                images = training_images(task, training.seed, training.batch_size)
+                spec, tensors = unfold_batch_norm(spec, tensors, folded_layers(spec), images)
             before = account(spec, tensors)
             job = CompressionJob(parent, spec, tensors, before, trainer, training, folder)
             return _compressed(
@@ -139,6 +145,29 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
     if first:
         write_compression(job.out.path, report_of(result, made))
     return result
+
+
+def of_kinds(training: TrainRecipe, data: Dataset) -> TrainRecipe:
+    """A training recipe with those of its kinds of image that a dataset has.
+
+    Where it has none of them, all of its images count alike.
+    """
+    there = {record.kind for record in data.records if record.split == "train"}
+    positive = {
+        r.kind for i, r in enumerate(data.records) if r.split == "val" and len(data.boxes(i))
+    }
+    kinds = {kind: count for kind, count in training.data.kinds.items() if kind in there}
+    validation = training.validation
+    checked = {
+        key: tuple(kind for kind in getattr(validation, key) if kind in positive)
+        for key in ("kinds", "threshold_kinds")
+    }
+    return training.model_copy(
+        update={
+            "data": training.data.model_copy(update={"kinds": kinds}),
+            "validation": validation.model_copy(update=checked),
+        }
+    )
 
 
 def lost_warning(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:

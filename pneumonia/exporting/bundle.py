@@ -300,6 +300,7 @@ def _manifest(
             "seed": facts.seed,
             "dataset_fingerprint": facts.dataset_fingerprint,
             "trained_weights": facts.trained_weights,
+            "training": facts.training,
         },
         "versions": {
             "python": platform.python_version(),

@@ -30,6 +30,7 @@ class RunFacts(NamedTuple):
     chosen: dict[str, Any]  # what else is known of their choice: the keys of `CHOSEN`
     compression: dict[str, str]  # what a pruning run says about the whole network, as text
     trained_weights: int | None = None  # weights of the network before anything was compressed
+    training: dict[str, Any] | None = None  # recipe of the training that the run descends from
     about: str = ""  # what only people know (intended use, data and its terms, limits), as Markdown
 
     @property
@@ -71,7 +72,21 @@ def read_run_facts(folder: Path) -> RunFacts:
         chosen={key: operating[key] for key in CHOSEN if key in operating},
         compression=_scalars(read_compression(run.path)),
         trained_weights=_whole(record.get("trained_weights")),
+        training=_training(run, record),
     )
+
+
+def _training(run: RunFolder, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The training recipe, without the path of its start, which is of the machine it ran on."""
+    recipe = record.get("training")
+    if record.get("kind") == "train" and run.config_file.is_file():
+        recipe = run.config()
+    if not isinstance(recipe, dict):
+        return None
+    model = recipe.get("model")
+    if isinstance(model, dict):
+        recipe = {**recipe, "model": {k: v for k, v in model.items() if k != "start_from"}}
+    return recipe
 
 
 def _metrics(run: RunFolder, folder: Path) -> tuple[int | None, dict[str, float]]:

@@ -23,6 +23,7 @@ import yaml
 from pydantic import BaseModel
 
 from pneumonia.recipes import validate
+from pneumonia.runs.bundle_record import bundle_record
 from pneumonia.runs.names import (
     BEST,
     CHECKPOINTS,
@@ -36,7 +37,7 @@ from pneumonia.runs.names import (
 from pneumonia.runs.stored_recipe import recipe_text
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PneumoniaError
-from pneumonia.runtime.model.bundle import SPEC
+from pneumonia.runtime.model.bundle import MANIFEST, SPEC
 from pneumonia.runtime.model.spec import dense_weight_count
 from pneumonia.runtime.model.spec_json import parse_spec
 
@@ -101,12 +102,18 @@ class RunFolder:
             return True  # damaged: whatever reads it says so
         return not isinstance(record, dict) or record.get("schema", SCHEMA) == SCHEMA
 
+    def is_bundle(self) -> bool:
+        """Whether the folder is an exported bundle, not a run."""
+        return (self.path / MANIFEST).is_file() and not self.record_file.exists()
+
     def record(self) -> dict[str, Any]:
-        """The content of run.json.
+        """The content of run.json; of a bundle, what its manifest says of the run.
 
         Raises:
             ArtefactError: Missing or damaged.
         """
+        if self.is_bundle():
+            return bundle_record(self.path)
         try:
             record = json.loads(self.record_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -114,7 +121,7 @@ class RunFolder:
                 "Run record cannot be read",
                 found=getattr(error, "strerror", None) or str(error),
                 where=str(self.record_file),
-                fix="Give the folder that `train`, `prune` or `quantize` wrote",
+                fix="Give the folder that `train`, `prune`, `quantize` or `export` wrote",
             ) from None
         if not isinstance(record, dict):
             raise ArtefactError(
@@ -125,9 +132,10 @@ class RunFolder:
     def parent(self) -> "RunFolder | None":
         """The run this one was made from; None without one, or when its folder is gone."""
         parent = self.record().get("parent")
-        if not isinstance(parent, str) or not (Path(parent) / RUN_FILE).is_file():
+        if not isinstance(parent, str):
             return None
-        return RunFolder(Path(parent))
+        run = RunFolder(Path(parent))
+        return run if run.record_file.is_file() or run.is_bundle() else None
 
     def lineage(self) -> list["RunFolder"]:
         """This run and its ancestors, as far as their folders exist."""

@@ -99,7 +99,7 @@ class ModelConfig(RecipePart):
         class_head: Adds an output that learns the class of the whole image (`Normal`, `No Lung
             Opacity / Not Normal`, `Lung Opacity`) beside the boxes. It changes no score; exported
             bundles do not have it. Not beside `image_head`.
-        start_from: Run, checkpoint or Darknet weights file whose weights are the start;
+        start_from: Run, checkpoint, bundle or Darknet weights file whose weights are the start;
             none = random.
     """
 

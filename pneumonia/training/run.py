@@ -2,12 +2,13 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.network.anchors import kmeans_anchors
@@ -15,6 +16,7 @@ from pneumonia.network.darknet import read_darknet
 from pneumonia.network.files import load_model
 from pneumonia.network.image_head import with_image_head
 from pneumonia.network.module import Network, initialise
+from pneumonia.network.unfold import folded_layers, unfold_batch_norm
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runtime.errors import ArtefactError, ConfigError
@@ -26,6 +28,7 @@ from pneumonia.training.detector.targets import IMAGE_CLASSES
 from pneumonia.training.detector.task import DetectionTask, labelled_items
 from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import FitResult, check_run_folder, fit
+from pneumonia.training.task import training_images
 from pneumonia.training.threads import use_threads
 
 log = logging.getLogger(__name__)
@@ -68,8 +71,9 @@ def run_train(
         if resume:
             record = run.resumed_record(record)
         spec = make_spec(dataset, recipe)
-        network = make_network(spec, recipe)
         task = DetectionTask(dataset, spec, recipe)
+        images = training_images(task, recipe.seed, recipe.batch_size)
+        network = make_network(spec, recipe, images)
         with run.recorded(record, recipe, writes=distributed.is_first()) as added:
             result = fit(network, task, recipe, out, resume=resume, progress=progress)
             added["result"] = _result(result)
@@ -154,8 +158,12 @@ def training_box_sizes(dataset: Dataset, recipe: TrainRecipe) -> np.ndarray[Any,
     return np.concatenate(sizes)
 
 
-def make_network(spec: NetworkSpec, recipe: TrainRecipe) -> Network:
+def make_network(spec: NetworkSpec, recipe: TrainRecipe, images: Iterable[Tensor] = ()) -> Network:
     """The network with its first weights: random from the seed, or those of `model.start_from`.
+
+    Args:
+        images: Batches (N, C, H, W) of training images; needed where the start is a bundle,
+            whose batch norms are folded.
 
     Raises:
         ArtefactError: The start's weights do not fit the network.
@@ -163,16 +171,21 @@ def make_network(spec: NetworkSpec, recipe: TrainRecipe) -> Network:
     network = Network(spec)
     initialise(network, torch.Generator().manual_seed(recipe.seed))
     if recipe.model.start_from:
-        _load_start(network, Path(recipe.model.start_from))
+        start = Path(recipe.model.start_from)
+        if start.is_file():
+            tensors = dict(read_darknet(start, network.spec).tensors)
+        else:
+            small, tensors = load_model(RunFolder(start).checkpoint())
+            own = network.tensors()
+            layers = [name for name in folded_layers(small) if name + ".bn_mean" in own]
+            if layers:
+                tensors = unfold_batch_norm(small, tensors, layers, images)[1]
+        _load_start(network, tensors, start)
     return network
 
 
-def _load_start(network: Network, start: Path) -> None:
-    """Copy in the weights of a run, a checkpoint or model folder, or a Darknet file."""
-    if start.is_file():
-        tensors = dict(read_darknet(start, network.spec).tensors)
-    else:
-        tensors = load_model(RunFolder(start).checkpoint())[1]
+def _load_start(network: Network, tensors: Mapping[str, Tensor], start: Path) -> None:
+    """Copy in weights read from `start`; what they lack stays as initialised."""
     own = network.tensors()
     wrong = [
         name

@@ -1,6 +1,6 @@
 """Interface of a training task: the loop's only access to data, loss and metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -77,6 +77,13 @@ class TrainingTask(Protocol):
     def save(self, out: Path) -> None:
         """Write what belongs to the last evaluation (predictions, thresholds) into a folder."""
         ...
+
+
+def training_images(task: TrainingTask, seed: int, batch_size: int) -> Iterator[Tensor]:
+    """Full batches of the first epoch's images (N, C, H, W), to measure batch norms on."""
+    samples = task.plan(1, seed)
+    for start in range(0, len(samples) - batch_size + 1, batch_size):
+        yield task.load(samples[start : start + batch_size]).images
 
 
 def check_images(batch: TrainingBatch, spec: NetworkSpec) -> None:

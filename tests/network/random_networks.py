@@ -5,6 +5,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pneumonia.network.module import Network
 from pneumonia.runtime.model.layers import (
     ACTIVATIONS,
     UPSAMPLE_MODES,
@@ -124,6 +125,12 @@ def random_tensors(spec: NetworkSpec, seed: int) -> dict[str, Tensor]:
                 kept = generator.random(matrix.shape[1]) < generator.choice([0.0, 0.1, 0.4])
                 matrix[first : first + group, torch.from_numpy(~kept)] = 0.0
     return tensors
+
+
+def outputs_of(spec: NetworkSpec, tensors: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """What the network computes in evaluation mode."""
+    with torch.no_grad():
+        return Network(spec, tensors).eval()(x)
 
 
 def spec_of(layers: list, shapes: dict) -> NetworkSpec:

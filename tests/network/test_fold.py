@@ -4,16 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.network.fold import fold_batch_norm
-from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.layers import Conv
-from tests.network.random_networks import networks, random_tensors
-
-
-def outputs_of(spec, tensors, x):
-    with torch.no_grad():
-        return Network(spec, tensors).eval()(x)
+from tests.network.random_networks import networks, outputs_of, random_tensors
 
 
 @given(spec=networks(), seed=st.integers(0, 99))

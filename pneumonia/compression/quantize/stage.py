@@ -24,7 +24,7 @@ from pneumonia.compression.sets.levels import Levels, Quantized
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.training.config import TrainConfig
-from pneumonia.training.task import TrainingTask
+from pneumonia.training.task import TrainingTask, training_images
 
 
 def quantize_stage(
@@ -99,13 +99,8 @@ def _finish(
     weights = network.weights()
     for name, constraint in sets.items():
         weights[name].copy_(constraint.project(weights[name].detach()).z)
-    samples = task.plan(1, config.seed)
-    size = config.batch_size
-    reestimate_batch_norm(
-        network,
-        (task.load(samples[i : i + size]).images for i in range(0, len(samples) - size + 1, size)),
-        batches,
-    )
+    images = training_images(task, config.seed, config.batch_size)
+    reestimate_batch_norm(network, images, batches)
 
 
 def on_levels(weight: Tensor, levels: Levels, scale: float) -> bool:
