@@ -212,7 +212,7 @@ class RunFolder:
         raise ArtefactError(
             "The trained run does not exist any more",
             expected="a run of `train` among the parents",
-            where=str(self.record_file),
+            where=str(self.path),
             fix="Restore its folder, or learn from the run itself (teacher: parent)",
         )
 
@@ -232,8 +232,8 @@ class RunFolder:
         raise ConfigError(
             "Dataset of the run does not exist",
             expected="a folder",
-            found=repr(named[0]) if named else "no dataset in the run's record",
-            where=str(self.record_file),
+            found=repr(named[0]) if named else "none recorded (a bundle has none)",
+            where=str(self.path),
             fix="Name it with --data",
         )
 
