@@ -30,7 +30,7 @@ from pneumonia.network.unfold import folded_layers, unfold_batch_norm
 from pneumonia.runs.compression import read_compression, write_compression
 from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runs.stored_recipe import refuse_other_recipe
-from pneumonia.runtime.errors import DataError, PneumoniaError
+from pneumonia.runtime.errors import ConfigError, DataError, PneumoniaError
 from pneumonia.runtime.model.bundle import WEIGHTS
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.progress import Progress
@@ -280,5 +280,29 @@ def _taught(task: TrainingTask, parent: RunFolder, recipe: Recipe) -> TrainingTa
     """The task, with the recipe's teacher if it has one."""
     if not recipe.distil:
         return task
-    source = parent.trained_run() if recipe.teacher == "trained" else parent
-    return Teacher(task, Network(*load_model(source.checkpoint())), recipe.distil)
+    if recipe.teacher == "trained":
+        source = parent.trained_run()
+    else:
+        source = parent if recipe.teacher == "parent" else RunFolder(Path(recipe.teacher))
+    teacher = Network(*load_model(source.checkpoint()))
+    wanted, found = _heads(read_spec(parent.checkpoint())), _heads(teacher.spec)
+    if wanted != found:
+        raise ConfigError(
+            "Teacher does not fit the network",
+            expected=f"input and detection heads of {parent.path}",
+            found=_difference(wanted, found),
+            where=str(source.path),
+            fix="Name another teacher (--set teacher=FOLDER), or learn without one (distil: 0)",
+        )
+    return Teacher(task, teacher, recipe.distil)
+
+
+def _heads(spec: NetworkSpec) -> dict[str, Any]:
+    """What outputs must share to be compared: name -> setting."""
+    heads = {f"head {head.name}": head._replace(inputs=()) for head in spec.detect_layers()}
+    return {"input": spec.input, **heads}
+
+
+def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    other = next(key for key in {**wanted, **found} if wanted.get(key) != found.get(key))
+    return f"{other}: {found.get(other, 'none')}"

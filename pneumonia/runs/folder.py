@@ -213,7 +213,7 @@ class RunFolder:
             "The trained run does not exist any more",
             expected="a run of `train` among the parents",
             where=str(self.path),
-            fix="Restore its folder, or learn from the run itself (teacher: parent)",
+            fix="Restore its folder, or name a teacher: `teacher: parent`, or a run or bundle",
         )
 
     def dataset_path(self) -> Path:

@@ -172,7 +172,8 @@ class PruneRecipe(RecipePart):
         purify: See PurifyPhase; none = no purification.
         distil: Share of the loss, in both phases, that asks for the outputs of a teacher on the
             same images; 0 = none. It costs a forward pass of the teacher at every step.
-        teacher: `trained` = the network before anything was compressed, `parent` = the run's own.
+        teacher: `trained` = the network before anything was compressed, `parent` = the run's own,
+            or the folder of a run or bundle with the same detection heads.
         images_per_epoch: Length of the epochs of all phases; none = as in the parent's training.
         validate_every: Epochs between validations; none = as in the parent's training.
         threads: Threads that compute a step on the CPU; none = as in the parent's training.
@@ -187,7 +188,7 @@ class PruneRecipe(RecipePart):
     retrain: RetrainPhase = RetrainPhase()
     purify: PurifyPhase | None = None
     distil: float = Field(default=0.0, ge=0, lt=1)
-    teacher: Literal["trained", "parent"] = "trained"
+    teacher: str = Field(default="trained", min_length=1)
     images_per_epoch: PositiveInt | None = None
     validate_every: PositiveInt | None = None
     threads: int | None = Field(default=None, ge=1, le=256)
@@ -213,7 +214,8 @@ class FineTuneRecipe(RecipePart):
         retrain: See RetrainPhase.
         distil: Share of the loss that asks for the outputs of a teacher on the same images; 0 =
             none. It costs a forward pass of the teacher at every step.
-        teacher: `trained` = the network before anything was compressed, `parent` = the run's own.
+        teacher: `trained` = the network before anything was compressed, `parent` = the run's own,
+            or the folder of a run or bundle with the same detection heads.
         images_per_epoch: Length of the epochs; none = as in the parent's training.
         validate_every: Epochs between validations; none = as in the parent's training.
         seed: Of order and augmentation; none = as in the parent's training.
@@ -222,7 +224,7 @@ class FineTuneRecipe(RecipePart):
 
     retrain: RetrainPhase = RetrainPhase()
     distil: float = Field(default=0.0, ge=0, lt=1)
-    teacher: Literal["trained", "parent"] = "trained"
+    teacher: str = Field(default="trained", min_length=1)
     images_per_epoch: PositiveInt | None = None
     validate_every: PositiveInt | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**32)

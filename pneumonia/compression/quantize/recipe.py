@@ -108,7 +108,8 @@ class QuantizeRecipe(RecipePart):
         learning_rate: Peak of each of these trainings.
         distil: Share of the loss that asks for the outputs of a teacher on the same images; 0 =
             none. It costs a forward pass of the teacher at every step.
-        teacher: `parent` = the run's own network, `trained` = that before any compression.
+        teacher: `parent` = the run's own network, `trained` = that before any compression, or the
+            folder of a run or bundle with the same detection heads.
         batch_norm_batches: Training batches on which statistics are measured again at the end of
             each rung; 0 = keep them.
         images_per_epoch: Length of the epochs of all phases; none = as in the parent's training.
@@ -130,7 +131,7 @@ class QuantizeRecipe(RecipePart):
     snap_epochs: PositiveInt = 2
     learning_rate: float = Field(default=5e-4, gt=0)
     distil: float = Field(default=0.0, ge=0, lt=1)
-    teacher: Literal["trained", "parent"] = "parent"
+    teacher: str = Field(default="parent", min_length=1)
     batch_norm_batches: int = Field(default=200, ge=0)
     images_per_epoch: PositiveInt | None = Field(
         default=None, validation_alias=AliasChoices("images_per_epoch", "epochs_images")
