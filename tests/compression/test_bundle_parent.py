@@ -15,7 +15,7 @@ from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.exporting.bundle import ExportOptions, export
 from pneumonia.network.accounting import account
-from pneumonia.network.files import load_model
+from pneumonia.network.files import load_model, save_model
 from pneumonia.network.fold import fold_batch_norm
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.errors import ArtefactError, ConfigError
@@ -129,3 +129,24 @@ def test_training_starts_from_a_bundle(
     arguments = ["train", "--data", str(tiny_run.data), "--recipe", str(recipe), *options]
     assert run(group, [*arguments, "--out", str(out)]) == 0
     check_same_function(bundle, *load_model(out / "best"))
+
+
+def test_any_network_with_the_same_heads_teaches(
+    tiny_run: TinyRun, bundle: Path, tmp_path: Path
+) -> None:
+    changes = {**ONE_EPOCH, "distil": 0.5, "teacher": str(tiny_run.run)}
+    run_compression(
+        bundle, FineTuneRecipe.model_validate(changes), tmp_path / "taught", tiny_run.data
+    )
+    spec, tensors = load_model(tiny_run.run / "best")
+    head = next(iter(spec.detect_layers()))
+    wider = ((9.0, 9.0), *head.anchors[1:])
+    save_model(
+        tmp_path / "other", spec.replace_layers({head.name: head._replace(anchors=wider)}), tensors
+    )
+    recipe = FineTuneRecipe.model_validate({**changes, "teacher": str(tmp_path / "other")})
+    with pytest.raises(ConfigError, match=rf"Teacher does not fit.*{head.name}.*\(9\.0, 9\.0\)"):
+        run_compression(bundle, recipe, tmp_path / "out", tiny_run.data)
+    missing = FineTuneRecipe.model_validate({**changes, "teacher": str(tmp_path / "nowhere")})
+    with pytest.raises(ArtefactError, match="No such folder"):
+        run_compression(bundle, missing, tmp_path / "out", tiny_run.data)
