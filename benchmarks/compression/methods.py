@@ -21,7 +21,6 @@ from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.compression.prune.purify import purify
 from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
 from pneumonia.compression.prune.structured_method import StructuredMethod
-from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
 from pneumonia.compression.quantize.straight_through import (
     LATENT_LIMIT,
     ScaledLevels,
@@ -32,6 +31,7 @@ from pneumonia.compression.sets.constraint import Constraint, JointConstraint, P
 from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import Levels, Quantized
 from pneumonia.compression.sets.pattern import PatternConnectivity
+from pneumonia.network.batch_norm import reestimate_batch_norm
 from pneumonia.network.module import Network
 
 SHRINKING = 0.6  # share of a straight-through training in which the set becomes smaller

@@ -10,7 +10,7 @@ import torch
 from deploy_jetson.kernels.compile.targets import NATIVE, SINGLE, find_target, runs_here
 from deploy_jetson.kernels.generate import generate_library
 from pneumonia.exporting.onnx_file import sample_input
-from pneumonia.network.fold import fold_batch_norm
+from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.module import Network, check_network
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import ExportError, OutputError, os_errors_as

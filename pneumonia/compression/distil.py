@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pneumonia.network.fold import fold_batch_norm
+from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.module import Network
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.task import EpochSample, TrainingBatch, TrainingTask

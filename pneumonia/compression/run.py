@@ -24,9 +24,9 @@ from pneumonia.compression.result import (
     report_of,
 )
 from pneumonia.network.accounting import NetworkAccount, account
+from pneumonia.network.batch_norm import folded_layers, unfold_batch_norm
 from pneumonia.network.files import load_model, read_spec
 from pneumonia.network.module import Network
-from pneumonia.network.unfold import folded_layers, unfold_batch_norm
 from pneumonia.runs.compression import read_compression, write_compression
 from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runs.stored_recipe import refuse_other_recipe
@@ -68,7 +68,7 @@ def run_compression(
 
     Args:
         run: Run folder of `train` or of an earlier compression, or an exported bundle, whose
-            batch norms are put back (`network.unfold`).
+            batch norms are put back (`network.batch_norm`).
         recipe: The whole run; rates are over the weights of the run's network.
         out: Run folder to write (docs/architecture.md): stages/ with what resume needs, best/ with
             the compressed network, compression.json, metrics.csv, residuals.csv and .png.

@@ -16,8 +16,8 @@ from pneumonia.exporting.onnx_graph import CODED_OPS, emit_onnx
 from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts, read_run_facts
 from pneumonia.network.accounting import NetworkTotals, account
+from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.files import load_model, quantized_layers, save_model
-from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.image_head import without_class_outputs
 from pneumonia.runs.checksums import check_files
 from pneumonia.runs.folder import RunFolder

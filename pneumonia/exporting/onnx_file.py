@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pneumonia.exporting.onnx_graph import ALLOWED_OPS, IR_VERSION, OPSET, emit_onnx
-from pneumonia.network.fold import fold_batch_norm
+from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.module import Network, check_network
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.errors import ExportError

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from data_prep.dataset.reader import Dataset, open_dataset
 from pneumonia.network.anchors import kmeans_anchors
+from pneumonia.network.batch_norm import folded_layers, unfold_batch_norm
 from pneumonia.network.darknet import read_darknet
 from pneumonia.network.files import load_model
 from pneumonia.network.image_head import with_image_head
 from pneumonia.network.module import Network, initialise
-from pneumonia.network.unfold import folded_layers, unfold_batch_norm
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runtime.errors import ArtefactError, ConfigError

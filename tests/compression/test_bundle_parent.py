@@ -15,8 +15,8 @@ from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.exporting.bundle import ExportOptions, export
 from pneumonia.network.accounting import account
+from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.files import load_model, save_model
-from pneumonia.network.fold import fold_batch_norm
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.errors import ArtefactError, ConfigError
 from pneumonia.runtime.model.detector import DEFAULT_BUNDLE

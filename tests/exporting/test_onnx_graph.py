@@ -10,7 +10,7 @@ from pneumonia.exporting import onnx_file
 from pneumonia.exporting.onnx_file import check_format, check_onnx, sample_input
 from pneumonia.exporting.onnx_graph import ALLOWED_OPS, emit_onnx
 from pneumonia.exporting.onnx_nodes import GatheredInput
-from pneumonia.network.fold import fold_batch_norm
+from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runtime.engines.reference import ReferenceEngine

@@ -10,8 +10,8 @@ from onnx import numpy_helper
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.compression.sets.levels import BINARY, TERNARY, k_bit
 from pneumonia.exporting.bundle import ExportOptions, export
+from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.files import load_model, quantized_layers, save_model
-from pneumonia.network.fold import fold_batch_norm
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build
 from pneumonia.runtime.engines.reference import ReferenceEngine

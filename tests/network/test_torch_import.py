@@ -12,7 +12,7 @@ from torch import nn
 
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.exporting.onnx_graph import ALLOWED_OPS, emit_onnx
-from pneumonia.network.fold import fold_batch_norm
+from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.module import Network
 from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch

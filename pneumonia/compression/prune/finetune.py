@@ -5,9 +5,12 @@ from pneumonia.compression.phase import RETRAIN
 from pneumonia.compression.prune.masks import MaskHook
 from pneumonia.compression.prune.recipe import FineTuneRecipe, retrain_config
 from pneumonia.compression.result import CompressedNetwork, CompressionJob
+from pneumonia.network.averaging import average_weights
+from pneumonia.network.batch_norm import reestimate_batch_norm
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.training.task import training_images
 
 FLOAT_BITS = 32
 
@@ -34,9 +37,16 @@ def finetune_network(job: CompressionJob, recipe: FineTuneRecipe) -> CompressedN
     hook = MaskHook(ChannelGraph(spec), masks)
     config = retrain_config(job.training, recipe.retrain)
     run = job.trainer.fit(network, config, folder / RETRAIN, [hook])
+    tensors = load_model(run.checkpoint())[1]
+    if recipe.parent_share:
+        tensors = average_weights(job.spec, job.tensors, tensors, recipe.parent_share)
+        network.load_tensors(tensors)
+        images = training_images(job.trainer.task, config.seed, config.batch_size)
+        reestimate_batch_norm(network, images)
+        tensors = network.tensors()
     return CompressedNetwork(
         job.spec,
-        load_model(run.checkpoint())[1],
+        tensors,
         recipe.retrain.epochs,
         [folder],
         {"method": "finetune", "settings": recipe.model_dump(mode="json"), "target_rate": 1.0},

@@ -212,6 +212,9 @@ class FineTuneRecipe(RecipePart):
 
     Attributes:
         retrain: See RetrainPhase.
+        parent_share: Share of the parent's weights in the result, which is the average of both
+            (`network.averaging`); 0 = the trained weights alone. 0.5 is worth a try where the new
+            images are much like the old ones, or where it shall remain good on the old ones.
         distil: Share of the loss that asks for the outputs of a teacher on the same images; 0 =
             none. It costs a forward pass of the teacher at every step.
         teacher: `trained` = the network before anything was compressed, `parent` = the run's own,
@@ -223,6 +226,7 @@ class FineTuneRecipe(RecipePart):
     """
 
     retrain: RetrainPhase = RetrainPhase()
+    parent_share: float = Field(default=0.0, ge=0, lt=1)
     distil: float = Field(default=0.0, ge=0, lt=1)
     teacher: str = Field(default="trained", min_length=1)
     images_per_epoch: PositiveInt | None = None

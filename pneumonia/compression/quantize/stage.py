@@ -15,12 +15,12 @@ from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.phase import ADMM, SNAP, STRAIGHT_THROUGH, Trainer
 from pneumonia.compression.prune.masks import MaskHook
-from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
 from pneumonia.compression.quantize.recipe import QuantizeRecipe, quantizing_config
 from pneumonia.compression.quantize.snap import SnapHook, partial_shares
 from pneumonia.compression.quantize.straight_through import StraightThroughHook
 from pneumonia.compression.sets.constraint import PerLayer
 from pneumonia.compression.sets.levels import Levels, Quantized
+from pneumonia.network.batch_norm import reestimate_batch_norm
 from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.training.config import TrainConfig

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pneumonia.cli import group, run
 from pneumonia.compression.prune.recipe import FineTuneRecipe, PruneRecipe
@@ -94,6 +95,21 @@ def test_a_tuned_run_is_pruned_on(pruned: Path, other_images: Path, tmp_path: Pa
     recipe = PruneRecipe.model_validate({**PRUNE, "rate": 1.5, "constraint": COLUMNS})
     result = run_compression(out, recipe, tmp_path / "smaller")
     assert result.rate >= 1.4
+
+
+def test_the_average_with_the_parent_stays_as_small(
+    pruned: Path, other_images: Path, tmp_path: Path
+) -> None:
+    alone = finetune(pruned, tmp_path / "alone", other_images)
+    averaged = finetune(pruned, tmp_path / "averaged", other_images, parent_share=0.5)
+    spec, before = load_model(pruned / "best")
+    trained, after = load_model(alone / "best")[1], load_model(averaged / "best")[1]
+    assert load_model(averaged / "best")[0] == spec
+    for layer in spec.weighted():
+        name = f"{layer.name}.weight"
+        assert not after[name][before[name] == 0].any()
+        direction = before[name] / before[name].norm() + trained[name] / trained[name].norm()
+        assert torch.cosine_similarity(after[name].flatten(), direction.flatten(), 0) > 0.99
 
 
 def test_quantized_weights_are_refused(tiny_run: TinyRun, tmp_path: Path) -> None:

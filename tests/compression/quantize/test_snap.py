@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from pneumonia.compression.quantize.bn_reestimate import reestimate_batch_norm
 from pneumonia.compression.quantize.snap import ProgressiveSnap, SnapHook, partial_shares
 from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized, k_bit
+from pneumonia.network.batch_norm import reestimate_batch_norm
 
 
 def weights(n: int = 2000) -> dict[str, nn.Parameter]:

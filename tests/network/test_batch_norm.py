@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumonia.network.fold import fold_batch_norm
+from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.layers import Conv

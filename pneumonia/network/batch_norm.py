@@ -1,4 +1,4 @@
-"""Batch norm put back where an export folded it away, so that the network can be trained on."""
+"""Batch norm folded into the convolution before it, put back, and measured again."""
 
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
@@ -7,13 +7,65 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pneumonia.network.module import Network
+from pneumonia.network.module import Network, check_tensors
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.layers import Conv
 from pneumonia.runtime.model.spec import NetworkSpec
 
-MAX_BATCHES = 64
+UNFOLD_BATCHES, REESTIMATE_BATCHES = 64, 200
 MIN_STD = 1e-6  # of a layer's output; a layer that is constant is not rescaled
+
+
+def fold_batch_norm(
+    spec: NetworkSpec, tensors: Mapping[str, Tensor]
+) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """The same function without batch norm.
+
+    w' = w * g and b' = (b - mean) * g + beta, where g = gamma / sqrt(var + eps), computed in
+    float64. Zeros of the weight stay zeros, so masks and storage formats survive.
+
+    Args:
+        spec: Any network; layers without batch norm are left alone.
+        tensors: Dense, named as `runtime.model.spec.tensor_shapes`.
+
+    Returns:
+        The folded spec and its tensors (new ones where anything changed).
+
+    Raises:
+        ArtefactError: Tensors do not fit, or a running variance is negative.
+    """
+    check_tensors(spec, tensors)
+    weighted = {layer.name for layer in spec.weighted()}
+    folded = {k: tensor for k, tensor in tensors.items() if k.rpartition(".")[0] not in weighted}
+    changes = {}
+    for layer in spec.weighted():
+        weight = tensors[layer.name + ".weight"]
+        if isinstance(layer, Conv) and layer.batch_norm:
+            weight, folded[layer.name + ".bias"] = _fold(layer, tensors)
+            changes[layer.name] = layer._replace(batch_norm=False, bias=True)
+        elif layer.bias:
+            folded[layer.name + ".bias"] = tensors[layer.name + ".bias"]
+        folded[layer.name + ".weight"] = weight
+    return spec.replace_layers(changes), folded
+
+
+def _fold(layer: Conv, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def part(name: str) -> Tensor:
+        return tensors[f"{layer.name}.{name}"].detach().double()
+
+    variance = part("bn_var")
+    if bool((variance < 0).any()):
+        raise ArtefactError(
+            "Batch norm variance is negative",
+            expected=">= 0",
+            found=f"{float(variance.min()):g}",
+            where=f"layer {layer.name!r}",
+        )
+    gain = part("bn_weight") / torch.sqrt(variance + layer.bn_eps)
+    bias = part("bias") if layer.bias else torch.zeros_like(gain)
+    bias = (bias - part("bn_mean")) * gain + part("bn_bias")
+    weight = part("weight") * gain[:, None, None, None]
+    return weight.float(), bias.float()
 
 
 def folded_layers(spec: NetworkSpec) -> list[str]:
@@ -35,7 +87,7 @@ def unfold_batch_norm(
     layers: Collection[str],
     batches: Iterable[Tensor],
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    """The same function with batch norm, whose statistics are measured: the inverse of `fold`.
+    """The same function with batch norm, whose statistics are measured: the inverse of folding.
 
     With m and v the mean and variance of a channel's convolution y = w * x + b over the batches
     and s^2 the layer's mean variance: w' = w / s, running mean (m - b) / s, running variance
@@ -57,7 +109,7 @@ def unfold_batch_norm(
     """
     network = Network(spec, tensors).eval()
     sums = {name: _ChannelSums(network.block(name).get_submodule("conv")) for name in layers}
-    for batch in islice(batches, MAX_BATCHES):
+    for batch in islice(batches, UNFOLD_BATCHES):
         network(batch)
     unfolded, changes = dict(tensors), {}
     for name in layers:
@@ -104,3 +156,39 @@ class _ChannelSums:
             )
         mean = self.sum / self.count
         return mean, (self.square / self.count - mean.square()).clamp_min(0)
+
+
+@torch.no_grad()
+def reestimate_batch_norm(
+    network: nn.Module, batches: Iterable[Tensor], limit: int = REESTIMATE_BATCHES
+) -> int:
+    """Replace running means and variances by averages over forward passes.
+
+    Everything but batch norm runs as in evaluation; weights do not change.
+
+    Args:
+        network: Changed in place; ends in the mode it came in.
+        batches: Inputs (N, C, H, W).
+
+    Returns:
+        Batches used; 0 when the network has no batch norm.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return 0
+    training, momenta = network.training, [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.train()
+    used = 0
+    for batch in batches:
+        if used == limit:
+            break
+        used += 1
+        for norm in norms:
+            norm.momentum = 1 / used  # plain average: the first batch replaces what was there
+        network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(training)
+    return used
