@@ -267,19 +267,43 @@ def _rejected_by_reason(files: Sequence[RejectedFile]) -> dict[str, Any]:
 
 
 @contextmanager
-def new_dataset(out: Path) -> Iterator[DatasetWriter]:
+def new_dataset(out: Path, source: str | None = None) -> Iterator[DatasetWriter]:
     """Fill a dataset folder under a temporary name; on success it replaces the one at `out`.
 
+    Args:
+        out: New folder, or a dataset to replace.
+        source: Kind of source, the part of its `type` before the first hyphen: a dataset of another
+            kind is not replaced. None replaces any.
+
     Raises:
-        OutputError: `out` holds something that is not a dataset, or cannot be written.
+        OutputError: `out` holds something that is not a dataset, or one of another kind of source,
+            or cannot be written.
     """
     refuse_foreign(str(out), "dataset.json", OWN_NAMES, "a dataset")
+    if source is not None:
+        _refuse_other_source(out, source)
     with (
         new_folder(str(out)) as part,
         DatasetWriter(Path(part)) as writer,
         os_errors_as(OutputError, "Cannot write dataset", out),
     ):
         yield writer
+
+
+def _refuse_other_source(out: Path, source: str) -> None:
+    try:
+        found = read_info(out).get("source")
+    except DataError:
+        return  # none there, or damaged: then it is of no use
+    kind = str(found.get("type", "")) if isinstance(found, dict) else ""
+    if kind and kind.partition("-")[0] != source:
+        raise OutputError(
+            "Output holds a dataset of another source",
+            expected=f"a new folder, or a dataset made from {source}",
+            found=f"made from {kind}",
+            where=str(out),
+            fix="Choose another --out, or delete that dataset first",
+        )
 
 
 def is_up_to_date(out: Path, key: str) -> bool:

@@ -175,7 +175,7 @@ def import_own_images(
         rejected=[],
         adjusted=adjusted,
     )
-    with new_dataset(out) as writer:
+    with new_dataset(out, "own") as writer:
         assembly = Assembly(facts, options, LEAK_FIX)
         write_candidates(writer, candidates, assembly, rejections, workers, progress)
     return True

@@ -87,7 +87,7 @@ def import_rsna(
         rejected=[],
         adjusted=labels.adjusted,
     )
-    with new_dataset(out) as writer:
+    with new_dataset(out, "rsna") as writer:
         assembly = Assembly(facts, options, LEAK_FIX)
         write_candidates(writer, candidates, assembly, rejections, workers, progress)
     return True

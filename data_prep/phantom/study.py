@@ -179,7 +179,7 @@ def make_phantoms(
         SplitImage(plan.patient.patient_id, plan.class_name == LUNG_OPACITY) for plan in plans
     ]
     split = assign_splits(images, seed, fractions)
-    with new_dataset(out) as writer:
+    with new_dataset(out, "phantom") as writer:
         dicom = writer.folder / "dicom"
         dicom.mkdir()
         tasks = [_Task(plan, seed, size, str(dicom)) for plan in plans]

@@ -16,7 +16,7 @@ from pneumonia.compression.run import Recipe as CompressionRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.recipes import load_recipe
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.detector import DEFAULT_BUNDLE
+from pneumonia.runtime.model.detector import bundle_path
 from pneumonia.runtime.progress import Progress
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.loop import FitResult
@@ -179,7 +179,7 @@ def quantize(
 
 
 def finetune(
-    run: AnyPath | None,
+    run: AnyPath,
     out: AnyPath,
     data: AnyPath | None = None,
     recipe: AnyPath | FineTuneRecipe = "finetune",
@@ -188,7 +188,7 @@ def finetune(
     """Train a run on, usually on other images; what pruning removed stays removed.
 
     Args:
-        run: Run folder of `train`, `prune` or `finetune`, or a bundle; None for the shipped model.
+        run: Run folder of `train`, `prune` or `finetune`, or a bundle; `default` is the shipped.
         out: Run folder to write.
         data: Dataset folder; None for the one that the run was trained on (not of a bundle).
         recipe: Name of a shipped recipe, a YAML file, or a `FineTuneRecipe` (without changes).
@@ -203,7 +203,7 @@ def finetune(
     """
     options = options or RunOptions()
     settings = _recipe(recipe, "finetune", FineTuneRecipe, options)
-    return _compress(DEFAULT_BUNDLE if run is None else run, settings, out, data, options)
+    return _compress(run, settings, out, data, options)
 
 
 def _compress(
@@ -215,7 +215,7 @@ def _compress(
 ) -> CompressionResult:
     folder = None if data is None else Path(data)
     return run_compression(
-        Path(run), settings, Path(out), folder, options.resume, options.progress,
+        Path(bundle_path(run)), settings, Path(out), folder, options.resume, options.progress,
         options.accept_seen,
     )  # fmt: skip
 

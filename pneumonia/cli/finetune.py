@@ -9,13 +9,14 @@ import click
 from pneumonia.cli.options import PATH, collected
 from pneumonia.cli.run_options import accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
+from pneumonia.runtime.model.detector import DEFAULT
 
 if TYPE_CHECKING:
     from pneumonia.api.runs import RunOptions
 
 
 @click.command("finetune", cls=recipes_of("finetune"))
-@click.argument("run", type=PATH, required=False)
+@click.argument("run", type=PATH, default=DEFAULT)
 @click.option("--data", type=PATH, help="Dataset folder; default: the run's own.")
 @click.option("--out", required=True, type=PATH, help="Run folder to write.")
 @click.option("--recipe", default="finetune", show_default=True,
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 @accept_seen
 @run_options
 @collected("pneumonia.api.runs:RunOptions")
-def command(
-    run: Path | None, data: Path | None, out: Path, recipe: str, options: "RunOptions"
-) -> None:
+def command(run: Path, data: Path | None, out: Path, recipe: str, options: "RunOptions") -> None:
     """Train a RUN or an exported bundle on, usually on other images.
 
     Without RUN, the shipped model. Filters, columns and weights that pruning removed stay removed.

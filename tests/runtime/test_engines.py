@@ -105,6 +105,12 @@ def test_auto_takes_onnxruntime_and_falls_back_without_a_model(varied, tmp_path)
         open_engine(bundle, "onnxruntime")
 
 
+@pytest.mark.parametrize("engine", ["auto", "kernels", "onnxruntime", "reference"])
+def test_no_engine_takes_fewer_threads_than_one(varied, engine):
+    with pytest.raises(ConfigError, match=r"Number of threads.*>= 1.*found 0"):
+        open_engine(varied, engine, threads=0)
+
+
 def test_unknown_engine_names_the_known_ones(varied):
     with pytest.raises(ConfigError, match="onnxruntime, reference"):
         open_engine(varied, "cuda")

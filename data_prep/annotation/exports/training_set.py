@@ -65,7 +65,7 @@ def write_training_set(
             found=", ".join(f"{n} x {reason}" for reason, n in counts.items()) or "no reading",
         )
     members: list[SplitImage] = []
-    with new_dataset(out) as writer:
+    with new_dataset(out, "annotations") as writer:
         decode = partial(decode_image, cache_size=options.cache_size)
         decoded = ordered_map(decode, [paths[name] for name in names], 1)
         for name, image in zip(names, decoded, strict=True):

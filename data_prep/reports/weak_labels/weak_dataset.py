@@ -67,7 +67,7 @@ def write_weak_dataset(
     joined = sources.join
     size = int(joined.info["cache"]["max_side"]) if joined is not None else CACHE_SIZE
     counts: Counter[str] = Counter()
-    with new_dataset(out) as writer:
+    with new_dataset(out, "weak") as writer:
         splits = _copy(writer, joined, labels, counts) if joined is not None else {}
         taken = {record.image_id for record in joined.records} if joined is not None else set()
         chosen = [name for name in paths if name in labels and name not in taken]

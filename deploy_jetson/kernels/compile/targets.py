@@ -241,7 +241,7 @@ def find_target(name: str) -> Target:
     if name in TARGETS:
         return TARGETS[name]
     if name != NATIVE:
-        raise ConfigError("Unknown target", ", ".join(TARGET_NAMES), repr(name), "--target")
+        raise ConfigError("Unknown target", ", ".join(TARGET_NAMES), repr(name), "target")
     # Only the tuning is native: the instructions stay those of the target, so that the library can
     # name the CPU features it needs.
     return native_targets()[0]._replace(name=NATIVE, tune_flags=("-mtune=native",))
@@ -272,7 +272,7 @@ def native_targets(processor: Processor | None = None) -> list[Target]:
         "No target describes this machine",
         expected=", ".join(TARGETS),
         found=f"{processor.machine} without the vector instructions they need",
-        fix="Name a --target to generate for another machine.",
+        fix="Name a target to generate for another machine",
     )
 
 

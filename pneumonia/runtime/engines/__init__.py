@@ -168,6 +168,8 @@ def open_engine(
             where=bundle.path,
             fix="Use the bundle it was made from with this engine",
         )
+    if threads is not None and threads < 1:
+        raise ConfigError("Number of threads is out of range", ">= 1", repr(threads), "threads")
     if name in PLUGINS:
         return _plugin(bundle, name)
     engine = _accelerated(bundle) if name == "auto" else None

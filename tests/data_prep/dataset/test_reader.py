@@ -17,6 +17,7 @@ from data_prep.dataset.writer import DatasetFacts, is_up_to_date, new_dataset, t
 from pneumonia.runtime.errors import DataError, OutputError
 from pneumonia.runtime.image.preprocess import resize
 
+NO_BOXES = np.zeros((0, 4), np.float32)
 FACTS = DatasetFacts({"type": "test"}, "key", 64, {"method": "m", "seed": 0}, [], {})
 
 
@@ -185,6 +186,28 @@ def test_what_is_not_a_dataset_is_never_replaced(tmp_path: Path, kind: str) -> N
     with pytest.raises(OutputError, match="other files than a dataset"), new_dataset(out):
         pass
     assert (out if kind == "file" else out / "thesis.tex").read_text() == "mine"
+
+
+def test_a_dataset_of_another_source_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    write(out, [(record("a"), noise(5, 5), [])])
+    before = (out / "dataset.json").read_bytes()
+    with (
+        pytest.raises(
+            OutputError, match=r"another source.*made from phantom; found made from test"
+        ),
+        new_dataset(out, "phantom"),
+    ):
+        pass
+    assert (out / "dataset.json").read_bytes() == before
+    (out / "dataset.json").write_text("damaged")
+    with new_dataset(out, "phantom") as writer:
+        writer.add(record("b"), to_cache(noise(5, 5), 64), NO_BOXES)
+        writer.finish(FACTS._replace(source={"type": "phantom"}))
+    with new_dataset(out, "phantom") as writer:  # of the same source it is
+        writer.add(record("c"), to_cache(noise(5, 5), 64), NO_BOXES)
+        writer.finish(FACTS._replace(source={"type": "phantom-2"}))
+    assert [item.image_id for item in open_dataset(out).records] == ["c"]
 
 
 def damaged(phantom_folder: Path, tmp_path: Path) -> Path:
