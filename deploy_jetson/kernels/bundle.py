@@ -58,7 +58,7 @@ def add_kernels(
     start = time.monotonic()
     target = find_target(target_name)
     if storage not in STORAGES:
-        raise ConfigError("Unknown storage", ", ".join(STORAGES), repr(storage), "--weights")
+        raise ConfigError("Unknown storage of weights", ", ".join(STORAGES), repr(storage))
     library = Path(bundle_path) / LIBRARY.format(target.name)
     report = Path(bundle_path) / REPORT.format(target.name)
     bundle = load_bundle(str(bundle_path), replaced=(library.name, report.name))
@@ -91,7 +91,7 @@ def _quantization(bundle: Bundle, target: Target) -> dict[str, LayerQuantization
         able = [name for name, other in TARGETS.items() if other.dots]
         raise ConfigError(
             "This target has no dot product of int8 values", ", ".join(able), repr(target.name),
-            "--target", "Generate its kernels from the float32 bundle",
+            bundle.path, "Generate its kernels from the float32 bundle",
         )  # fmt: skip
     from deploy_jetson.kernels.int8_weights import read_quantization
 
@@ -107,7 +107,7 @@ def _chooser(
     if measure and not runs_here(target):
         raise ConfigError(
             "Kernels of this target cannot be measured here", found=repr(target.name),
-            where="--tune", fix="Leave --tune out: the cost model chooses.",
+            fix="Do not ask for it: the cost model chooses",
         )  # fmt: skip
     if measure is False or not runs_here(target):
         return model_chooser(target)

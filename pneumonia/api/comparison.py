@@ -168,7 +168,7 @@ def _extra(figures: Sequence[tuple[Path, str]]) -> list[ExtraSection]:
         except OSError:
             data = b""
         if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-            raise ConfigError("Figure is not a PNG file", found=repr(str(path)), where="--figure")
+            raise ConfigError("Figure is not a PNG file", found=repr(str(path)))
         found.append(ExtraFigure(data, caption))
     return [ExtraSection("Curves and overlays", found)] if found else []
 

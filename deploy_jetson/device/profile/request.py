@@ -8,6 +8,7 @@ from deploy_jetson.device.estimate.work import LayerWork, network_work, totals
 from deploy_jetson.device.power.find import check_sensor_name
 from deploy_jetson.device.profile.recording import ProtocolSettings
 from pneumonia.runtime.engines import ENGINES
+from pneumonia.runtime.engines.thread_count import check_threads
 from pneumonia.runtime.errors import ConfigError, OutputError
 from pneumonia.runtime.model.bundle import Bundle, load_bundle
 
@@ -76,6 +77,8 @@ def check_request(request: ProfileRequest) -> None:
         if name not in ENGINES:
             raise ConfigError("Unknown engine", ", ".join(ENGINES), repr(name), where="--engine")
     check_sensor_name(request.sensor)
+    if request.threads is not None:
+        check_threads(request.threads)
     settings = request.settings
     numbers = (settings.window_s, settings.idle_s, settings.rate_hz)
     sound = settings.windows >= 1 and settings.min_inferences >= 1

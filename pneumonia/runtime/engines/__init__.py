@@ -7,6 +7,7 @@ from typing import Dict, Optional, Tuple
 
 import numpy as np
 
+from pneumonia.runtime.engines.thread_count import check_threads
 from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
 from pneumonia.runtime.image.preprocess import Letterbox, letterbox
 from pneumonia.runtime.model.bundle import INT8, ONNX, Bundle
@@ -144,7 +145,7 @@ def open_engine(
             library, else ONNX Runtime where it is installed and the bundle has model.onnx, else
             the reference.
         threads: Threads of the library or of ONNX Runtime; None = as many as there are CPUs, of
-            the library fewer for a small network. The reference follows NumPy.
+            the library fewer for a small network. At most 64. The reference follows NumPy.
         compile_missing: Compile a library into the user's cache when the bundle has none for this
             machine; never done where the environment has PNEUMONIA_COMPILE=0.
 
@@ -152,7 +153,8 @@ def open_engine(
     generated for it (none is compiled at first use), and in ONNX Runtime.
 
     Raises:
-        ConfigError: Unknown name, or an engine that does not compute in the bundle's arithmetic.
+        ConfigError: Unknown name, an engine that does not compute in the bundle's arithmetic, or a
+            number of threads that is out of range.
         DeviceError: The engine's library is missing.
         ArtefactError: The bundle's model does not fit its network description.
     """
@@ -160,6 +162,8 @@ def open_engine(
         raise ConfigError(
             "Unknown engine", expected="one of " + ", ".join(ENGINES), found=repr(name)
         )
+    if threads is not None:
+        check_threads(threads)
     if bundle.arithmetic == INT8 and name == "reference":
         raise ConfigError(
             "The reference computes in float32, the bundle in int8",
@@ -168,8 +172,6 @@ def open_engine(
             where=bundle.path,
             fix="Use the bundle it was made from with this engine",
         )
-    if threads is not None and threads < 1:
-        raise ConfigError("Number of threads is out of range", ">= 1", repr(threads), "threads")
     if name in PLUGINS:
         return _plugin(bundle, name)
     engine = _accelerated(bundle) if name == "auto" else None

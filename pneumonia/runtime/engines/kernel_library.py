@@ -10,7 +10,7 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 
 from pneumonia.runtime.engines.processor import read_processor
-from pneumonia.runtime.engines.thread_count import MAX_THREADS
+from pneumonia.runtime.engines.thread_count import MAX_THREADS, check_threads
 from pneumonia.runtime.errors import ArtefactError, DeviceError
 
 ABI = 1
@@ -151,15 +151,13 @@ class KernelLibrary:
         threads: Threads of one run.
 
     Raises:
+        ConfigError: The number of threads is out of range.
         DeviceError: The library cannot be loaded here, or memory is short.
         ArtefactError: It was generated from another model.
     """
 
     def __init__(self, path: str, model_hash: Optional[str] = None, threads: int = 1) -> None:
-        if not 1 <= threads <= MAX_THREADS:
-            raise DeviceError(
-                "Number of threads is out of range", "1..{}".format(MAX_THREADS), repr(threads)
-            )
+        check_threads(threads)
         self._model: Optional[int] = None
         self._library = _bind(path)
         self.threads = threads

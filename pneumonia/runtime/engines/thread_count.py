@@ -3,11 +3,23 @@
 import numpy as np
 
 from pneumonia.runtime.cpus import usable_cpus
+from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.ops import weight_shape
 from pneumonia.runtime.model.spec import NetworkSpec, positions
 
 MAX_THREADS = 64
 MACS_PER_THREAD = 200 * 10**6  # with fewer, waking another thread costs more than it saves
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that no engine can have.
+
+    Raises:
+        ConfigError: It is not a whole number from 1 to MAX_THREADS.
+    """
+    if not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        expected = "1 to {}".format(MAX_THREADS)
+        raise ConfigError("Number of threads is out of range", expected, repr(threads))
 
 
 def fitting_threads(spec: NetworkSpec) -> int:

@@ -94,12 +94,12 @@ class Detector:
         Args:
             bundle: Folder that `pneumonia export` wrote, or `default` for the model that ships.
             engine: `auto`, `tensorrt`, `kernels`, `onnxruntime` or `reference` (NumPy).
-            threads: Threads of the engine; None for as many as there are CPUs.
+            threads: Threads of the engine, 1 to 64; None for as many as there are CPUs.
             compile_missing: Compile the generated kernels into the user's cache at first use.
 
         Raises:
             ArtefactError: The bundle is damaged.
-            ConfigError: Unknown engine, or no model is shipped.
+            ConfigError: Unknown engine, threads out of range, or no model is shipped.
             DeviceError: The engine is not installed.
         """
         loaded = load_bundle(bundle_path(bundle))

@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[4]
 
 
 def test_unknown_target_names_the_known_ones():
-    with pytest.raises(ConfigError, match="x86-avx512, x86-avx2, cortex-a57, cortex-a72"):
+    with pytest.raises(ConfigError, match="x86-avx512, x86-avx2, cortex-a57, cortex-a72") as caught:
         find_target("sparc")
+    assert "--" not in str(caught.value)  # Python's `write_kernels` has no such option
 
 
 def test_missing_compiler_names_what_was_looked_for(monkeypatch):
