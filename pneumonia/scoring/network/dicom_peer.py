@@ -11,6 +11,8 @@ from pneumonia.runtime.errors import ConfigError, DataError
 
 OWN_TITLE = "PNEUMONIA"
 CONNECT_SECONDS, ANSWER_SECONDS = 15, 60
+# without brackets the last group of an IPv6 address would be taken for the port
+_HOST = re.compile(r"\[(?P<ipv6>[^\[\]]*:[^\[\]]*)\]|(?P<name>[^\[\]:\s]+)")
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]{0,15}")
 
 
@@ -23,7 +25,8 @@ class Peer:
     port: int  # TCP port
 
     def __str__(self) -> str:
-        return f"{self.title}@{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.title}@{host}:{self.port}"
 
 
 def checked_title(text: str) -> str:
@@ -41,9 +44,16 @@ def parse_peer(text: str) -> Peer:
     """
     title, at, address = text.rpartition("@")
     host, colon, port = address.rpartition(":")
-    if not (at and colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError("Not a DICOM peer", expected="TITLE@HOST:PORT", found=repr(text))
-    return Peer(checked_title(title), host.strip("[]"), int(port))
+    known = _HOST.fullmatch(host)
+    # Python refuses to convert a number of thousands of digits
+    sound = port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536
+    if known is None or not (at and colon and sound):
+        raise ConfigError(
+            "Not a DICOM peer",
+            expected="TITLE@HOST:PORT, an IPv6 address as [ADDRESS]",
+            found=repr(text),
+        )
+    return Peer(checked_title(title), known["ipv6"] or known["name"], int(port))
 
 
 @contextmanager

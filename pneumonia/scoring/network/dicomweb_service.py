@@ -120,9 +120,17 @@ class DicomwebService:
     _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ConfigError("Not the address of a DICOMweb service", expected="https://HOST/PATH")
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and not parts.query
+            sound = sound and parts.port != 0
+        except ValueError:  # brackets or port
+            sound = False
+        if not sound:
+            raise ConfigError(
+                "Not the address of a DICOMweb service",
+                expected="https://HOST/PATH, an IPv6 address in brackets",
+            )
         if parts.username or parts.password:
             raise ConfigError(
                 "Credentials in an address end in logs",

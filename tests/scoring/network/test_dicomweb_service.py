@@ -297,6 +297,15 @@ def test_client_certificates_that_cannot_be_used(made, message, client, tmp_path
     assert "BEGIN" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["pacs.example", "http://[::1", "http://::1:80/dicom-web", "http://h:x/", "http://h:70000/"],
+)
+def test_addresses_that_are_none(url):
+    with pytest.raises(ConfigError, match="address of a DICOMweb service"):
+        DicomwebService(url)
+
+
 # --- credentials ---
 
 

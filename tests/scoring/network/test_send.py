@@ -459,7 +459,9 @@ def _wait_for(port):
 
 
 @pytest.mark.parametrize("text", ["", "PACS", "PACS@host", "@host:1", "PACS@host:x", "A@h:70000",
-                                  "A\\B@host:1", "LONGER_THAN_SIXTEEN@host:1"])  # fmt: skip
+                                  "A\\B@host:1", "A@fe80::1", "A@::1:104", "A@[::1:104",
+                                  "A@[]:104", "A@[host]:104", "A@host:" + "9" * 5000,
+                                  "LONGER_THAN_SIXTEEN@host:1"])  # fmt: skip
 def test_addresses_that_are_none(text):
     with pytest.raises(ConfigError):
         parse_peer(text)
@@ -468,3 +470,4 @@ def test_addresses_that_are_none(text):
 def test_an_address():
     assert parse_peer("MY PACS@pacs.example:11112") == Peer("MY PACS", "pacs.example", 11112)
     assert parse_peer("A@[::1]:104") == Peer("A", "::1", 104)
+    assert str(parse_peer("A@[::1]:104")) == "A@[::1]:104"
