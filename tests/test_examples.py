@@ -155,7 +155,7 @@ def test_finetune(shown, tiny_run, tmp_path):
 
 @pytest.mark.slow
 def test_quantize(shown, tiny_run, tmp_path):
-    changes = ("admm_epochs=1", "rho=[0.01]", "fixed=[0.5,1.0]", "snap_epochs=1",
+    changes = ("admm.epochs=1", "admm.rho=[0.01]", "fixed=[0.5,1.0]", "snap_epochs=1",
                "batch_norm_batches=1")  # fmt: skip
     lines = shown("quantize.py", tiny_run.run, tmp_path / "few", "quant-4", *changes)
     assert lines[0] == "bits of a weight: [4]"

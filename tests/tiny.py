@@ -21,7 +21,7 @@ from pneumonia.training.run import run_train
 SIZE = 64
 # a quantization of `tiny_run` that takes seconds
 QUICK_QUANTIZE = {
-    "admm_epochs": 1, "rho": [5.0], "fixed": [0.5, 1.0], "snap_epochs": 1,
+    "admm": {"epochs": 1, "rho": [5.0]}, "fixed": [0.5, 1.0], "snap_epochs": 1,
     "batch_norm_batches": 2,
 }  # fmt: skip
 

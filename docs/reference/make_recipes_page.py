@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from data_prep.augment.augmenter import AugmentSettings
 from data_prep.augment.composite import CompositeSettings
+from pneumonia.compression.admm.recipe import AdmmRounds
 from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
@@ -95,7 +96,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A pruning run", PruneRecipe),
     ("`layers`", LayerChoice),
     ("`rates`", RateConfig),
-    ("`admm`", AdmmPhase),
+    ("`admm` of a pruning", AdmmPhase),
     ("`retrain`", RetrainPhase),
     ("`purify`", PurifyPhase),
     ("`constraint` with `kind: structured` (filter, column, combined)", StructuredMethod),
@@ -106,6 +107,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`constraint` with `kind: irregular`", IrregularMethod),
     ("A fine-tuning run", FineTuneRecipe),
     ("A quantization run (`kind: quantize`)", QuantizeRecipe),
+    ("`admm` of a quantization", AdmmRounds),
 )
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel
 
 from deploy_jetson.kernels.bundle import KernelsResult, add_kernels
 from pneumonia.compression.prune.recipe import FineTuneRecipe, PruneRecipe
@@ -14,7 +13,7 @@ from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.result import CompressionResult
 from pneumonia.compression.run import Recipe as CompressionRecipe
 from pneumonia.compression.run import run_compression
-from pneumonia.recipes import load_recipe
+from pneumonia.recipes import RecipePart, load_recipe
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.detector import bundle_path
 from pneumonia.runtime.progress import Progress
@@ -39,7 +38,7 @@ __all__ = [
 ]
 
 AnyPath = str | Path
-Recipe = TypeVar("Recipe", bound=BaseModel)
+Recipe = TypeVar("Recipe", bound=RecipePart)
 Changes = Mapping[str, Any] | Sequence[str]
 
 

@@ -1,11 +1,12 @@
 """Recipes: one YAML file is one whole run. Named ones lie beside this file, by kind."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pneumonia.recipes.faults import fault_of, option_texts, unreadable_value
 from pneumonia.runtime.errors import ConfigError
@@ -13,13 +14,25 @@ from pneumonia.runtime.errors import ConfigError
 HERE = Path(__file__).parent  # one folder a kind
 MAX_RECIPE_BYTES = 1_000_000
 
-Model = TypeVar("Model", bound=BaseModel)
+log = logging.getLogger(__name__)
 
 
 class RecipePart(BaseModel):
-    """Base of what a recipe holds: refuses unknown keys and numbers that are not finite."""
+    """Base of what a recipe holds: refuses unknown keys and numbers that are not finite.
+
+    `former_keys`, former -> present name (`a.b` for a key of a part), are still read.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    former_keys: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_keys(cls, values: Any) -> Any:
+        return renamed(values, cls) if isinstance(values, dict) else values
+
+
+Model = TypeVar("Model", bound=RecipePart)
 
 
 def recipe_names(kind: str) -> list[str]:
@@ -65,9 +78,52 @@ def load_recipe(
         ) from None
     if not isinstance(values, dict):
         raise ConfigError("Recipe is not a mapping", found=type(values).__name__, where=str(path))
+    # before the overrides, which may name the same keys as they are now
+    values = renamed(values, model, str(path))
+    keys = [override.partition("=")[0] for override in overrides]
+    _warn_of_former([key for key in keys if key in model.former_keys], model)
+    overrides = [
+        model.former_keys.get(key, key) + override.removeprefix(key)
+        for key, override in zip(keys, overrides, strict=True)
+    ]
     for override in overrides:
         _apply(values, override)
     return validate(values, model, str(path), option_texts(overrides))
+
+
+def renamed(
+    values: Mapping[str, Any], model: type[RecipePart], where: str | None = None
+) -> dict[str, Any]:
+    """Values of a recipe with present instead of former keys; one warning names them.
+
+    Args:
+        values: Of the recipe, by their keys.
+        model: The recipe's class.
+        where: Its file, for the message.
+
+    Raises:
+        ConfigError: A former key beside the present one, or beside the part that has it now.
+    """
+    former = [key for key in model.former_keys if key in values]
+    changed = {key: value for key, value in values.items() if key not in former}
+    for key in former:
+        present = model.former_keys[key]
+        part, _, name = present.rpartition(".")
+        if (part or name) in values:
+            raise ConfigError(
+                "Recipe has a key under its former name beside the present one",
+                expected=f"{present!r} alone",
+                found=repr(key),
+                where=where,
+            )
+        (changed.setdefault(part, {}) if part else changed)[name] = values[key]
+    _warn_of_former(former, model)
+    return changed
+
+
+def _warn_of_former(keys: Iterable[str], model: type[RecipePart]) -> None:
+    if names := ", ".join(f"{key} is now {model.former_keys[key]}" for key in keys):
+        log.warning("Recipe keys have new names: %s", names)
 
 
 def validate(

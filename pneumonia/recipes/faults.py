@@ -6,8 +6,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pneumonia.runtime.errors import ConfigError
@@ -121,26 +120,14 @@ def _key(detail: ErrorDetails, model: type[BaseModel]) -> str:
     annotation: Any = model
     for place, part in enumerate(detail["loc"]):
         models = list(models_in(annotation))
-        fields = {
-            spelling: (name, field)
-            for found in models
-            for name, field in found.model_fields.items()
-            for spelling in (name, *_former_names(field))
-        }
+        fields = {name: field for found in models for name, field in found.model_fields.items()}
         unknown = detail["type"] == "extra_forbidden" and place == len(detail["loc"]) - 1
         if part in fields and not unknown:
-            name, field = fields[str(part)]
-            parts.append(name)
-            annotation = field.annotation
+            parts.append(str(part))
+            annotation = fields[str(part)].annotation
         elif isinstance(part, int) or unknown or typing.get_origin(annotation) is dict:
             parts.append(str(part))
     return ".".join(parts)
-
-
-def _former_names(field: FieldInfo) -> tuple[str, ...]:
-    """Names under which a key is still read."""
-    alias = field.validation_alias
-    return tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else ()
 
 
 def _expected(detail: ErrorDetails) -> str:

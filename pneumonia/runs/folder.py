@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from pneumonia.recipes import validate
+from pneumonia.recipes import RecipePart, validate
 from pneumonia.runs.bundle_record import bundle_record
 from pneumonia.runs.names import (
     BEST,
@@ -45,7 +45,7 @@ SCHEMA = "pneumonia.run/1"
 PACKAGES = ("pneumonia", "torch", "numpy", "albumentations", "pillow")
 MAX_PARENTS = 50
 
-Recipe = TypeVar("Recipe", bound=BaseModel)
+Recipe = TypeVar("Recipe", bound=RecipePart)
 
 
 class RunFolder:

@@ -14,7 +14,7 @@ from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
 pytestmark = pytest.mark.slow
 PRUNE = ["ladder=1", "admm.epochs=1", "admm.rho=[0.01]", "retrain.epochs=1", "rates.stem_limit=2"]
-QUANTIZE = ["admm_epochs=1", "rho=[0.01]", "fixed=[0.5,1.0]", "snap_epochs=1",
+QUANTIZE = ["admm.epochs=1", "admm.rho=[0.01]", "fixed=[0.5,1.0]", "snap_epochs=1",
             "batch_norm_batches=1"]  # fmt: skip
 # distinct non-zero values a layer may have, at most
 LEVELS = {"quant-8": 254, "quant-4": 14, "ternary": 2, "binary": 2}

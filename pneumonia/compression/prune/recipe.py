@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from pneumonia.compression.admm.engine import KeptWeights, OnNewRho
+from pneumonia.compression.admm.recipe import AdmmRounds
 from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
@@ -88,13 +89,10 @@ class TrainingPhase(RecipePart):
     batch_size: PositiveInt | None = None
 
 
-class AdmmPhase(TrainingPhase):
+class AdmmPhase(AdmmRounds, TrainingPhase):
     """ADMM-regularised training; `optimiser.clip_norm` clips the task's gradient alone.
 
     Attributes:
-        penalty: `proximal`: an exact step on the penalty, of size learning_rate, follows each
-            step of the optimiser: right for Adam, whose normalisation would drown the penalty.
-            `gradient`: the penalty's gradient joins the task's: right for SGD.
         rho: Penalty of each round, ascending; the epochs are shared out among the rounds. With
             `proximal`, W goes the share 1 - (1 + learning_rate * rho) ** -steps_per_update of
             the way to Z - U between Z-steps: the last round should make that nearly 1.
@@ -109,25 +107,11 @@ class AdmmPhase(TrainingPhase):
     epochs: PositiveInt = 12
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-3, weight_decay=0.0)
     schedule: ScheduleConfig = ScheduleConfig(warmup_epochs=0.5, final_fraction=0.2)
-    penalty: Literal["proximal", "gradient"] = "proximal"
     rho: tuple[float, ...] = Field(default=(5.0, 20.0, 80.0), min_length=1)
     steps_per_update: PositiveInt | None = None
     on_new_rho: OnNewRho = "rescale"
     kept: KeptWeights = "held"
     tolerance: float = Field(default=1e-2, gt=0, lt=1)
-
-    @field_validator("rho")
-    @classmethod
-    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
-            raise ValueError("expected ascending positive numbers")
-        return values
-
-    @model_validator(mode="after")
-    def _enough_epochs(self) -> "AdmmPhase":
-        if self.epochs < len(self.rho):
-            raise ValueError(f"expected at least one epoch per rho ({len(self.rho)})")
-        return self
 
 
 class RetrainPhase(TrainingPhase):

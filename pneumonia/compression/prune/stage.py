@@ -122,7 +122,7 @@ def _admm(
             phase.on_new_rho,
             phase.tolerance,
             phase.optimiser.clip_norm,
-            phase.optimiser.learning_rate if phase.penalty == "proximal" else None,
+            phase.step(phase.optimiser.learning_rate),
             phase.kept,
         )
         hooks.append(AdmmHook(planned.sets.splits, schedule, out))

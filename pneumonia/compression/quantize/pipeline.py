@@ -46,7 +46,7 @@ def quantize_network(job: CompressionJob, recipe: QuantizeRecipe) -> CompressedN
         tensors,
         len(recipe.ladder)
         * (
-            recipe.admm_epochs
+            recipe.admm.epochs
             + recipe.straight_through_epochs
             + len(recipe.fixed) * recipe.snap_epochs
         ),

@@ -1,17 +1,12 @@
 """Recipes of quantization: a ladder of level sets, and how each rung is trained."""
 
 import re
-from itertools import pairwise
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-from pydantic import (
-    AliasChoices,
-    Field,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from pneumonia.compression.admm.recipe import AdmmRounds, ascending
 from pneumonia.compression.quantize.bit_serial import fixed_point
 from pneumonia.compression.sets.crossbar import linear_device
 from pneumonia.compression.sets.levels import (
@@ -91,13 +86,7 @@ class QuantizeRecipe(RecipePart):
             unit: what the rung `device` quantizes to, with both signs and without zero.
         layers: Globs of the layers to quantize.
         exclude: Globs of layers that stay float; nothing = really all, first and last included.
-        penalty: `proximal`: an exact step on the penalty, of size learning_rate, follows each
-            step of the optimiser: right for Adam, whose normalisation would drown the penalty.
-            `gradient`: the penalty's gradient joins the task's: right for SGD.
-        rho: Penalty of each ADMM round of a rung, ascending. With `proximal`, W goes the share
-            1 - (1 + learning_rate * rho) ** -steps of the way to Z - U in an epoch of so many
-            steps (there is a Z-step after each): the last round should make that nearly 1.
-        admm_epochs: Epochs of a rung with the penalty.
+        admm: Training of each rung with the penalty. See `compression.admm.recipe.AdmmRounds`.
         straight_through_epochs: Epochs between the penalty and the snaps in which the network
             computes with weights on their levels while latent float weights take its gradients
             (`straight_through.py`): what coarse levels need, whose signs must still change;
@@ -113,19 +102,21 @@ class QuantizeRecipe(RecipePart):
         batch_norm_batches: Training batches on which statistics are measured again at the end of
             each rung; 0 = keep them.
         images_per_epoch: Length of the epochs of all phases; none = as in the parent's training.
-            Its former name `epochs_images` is still read.
         seed: Of order and augmentation.
         threads: Threads that compute a step on the CPU; none = as in the parent's training.
     """
+
+    former_keys: ClassVar[Mapping[str, str]] = {
+        "admm_epochs": "admm.epochs", "rho": "admm.rho", "penalty": "admm.penalty",
+        "epochs_images": "images_per_epoch",
+    }  # fmt: skip
 
     kind: Literal["quantize"] = "quantize"
     ladder: tuple[str, ...] = Field(default=("8-bit",), min_length=1)
     device_levels: tuple[float, ...] = ()
     layers: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
-    penalty: Literal["proximal", "gradient"] = "proximal"
-    rho: tuple[float, ...] = Field(default=(10.0, 40.0, 160.0), min_length=1)
-    admm_epochs: PositiveInt = 6
+    admm: AdmmRounds = AdmmRounds()
     straight_through_epochs: int = Field(default=0, ge=0)
     fixed: tuple[float, ...] = Field(default=(0.5, 0.75, 0.875, 1.0), min_length=1)
     snap_epochs: PositiveInt = 2
@@ -133,9 +124,7 @@ class QuantizeRecipe(RecipePart):
     distil: float = Field(default=0.0, ge=0, lt=1)
     teacher: str = Field(default="parent", min_length=1)
     batch_norm_batches: int = Field(default=200, ge=0)
-    images_per_epoch: PositiveInt | None = Field(
-        default=None, validation_alias=AliasChoices("images_per_epoch", "epochs_images")
-    )
+    images_per_epoch: PositiveInt | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     threads: int | None = Field(default=None, ge=1, le=256)
 
@@ -150,23 +139,10 @@ class QuantizeRecipe(RecipePart):
                 raise ValueError(str(error)) from None
         return self
 
-    @field_validator("rho", "fixed")
-    @classmethod
-    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if any(a >= b for a, b in pairwise(values)) or values[0] <= 0:
-            raise ValueError("expected ascending positive numbers")
-        return values
-
-    @model_validator(mode="after")
-    def _enough_epochs(self) -> "QuantizeRecipe":
-        if self.admm_epochs < len(self.rho):
-            raise ValueError(f"expected at least one ADMM epoch per rho ({len(self.rho)})")
-        return self
-
     @field_validator("fixed")
     @classmethod
     def _complete(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if values[-1] != 1:
+        if ascending(values)[-1] != 1:
             raise ValueError("the last share must be 1: every weight ends on a level")
         return values
 

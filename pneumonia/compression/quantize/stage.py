@@ -55,13 +55,13 @@ def quantize_stage(
     config = quantizing_config(training, recipe)
     # The loop would clip penalty and task together; the hook clips the task's gradient alone.
     schedule = AdmmSchedule(
-        recipe.rho,
-        recipe.admm_epochs,
+        recipe.admm.rho,
+        recipe.admm.epochs,
         clip_norm=config.optimiser.clip_norm,
-        tau=config.optimiser.learning_rate if recipe.penalty == "proximal" else None,
+        tau=recipe.admm.step(config.optimiser.learning_rate),
     )
     unclipped = config.optimiser.model_copy(update={"clip_norm": 0.0})
-    first = config.model_copy(update={"epochs": recipe.admm_epochs, "optimiser": unclipped})
+    first = config.model_copy(update={"epochs": recipe.admm.epochs, "optimiser": unclipped})
     hook = AdmmHook([PerLayer(sets)], schedule, out / ADMM)
     penalised = trainer.fit(network, first, out / ADMM, [pruned, hook])
     network.load_tensors(load_model(penalised.last)[1])

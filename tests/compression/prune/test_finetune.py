@@ -114,7 +114,7 @@ def test_the_average_with_the_parent_stays_as_small(
 
 def test_quantized_weights_are_refused(tiny_run: TinyRun, tmp_path: Path) -> None:
     recipe = QuantizeRecipe.model_validate(
-        {"admm_epochs": 1, "rho": [0.01], "fixed": [1.0], "snap_epochs": 1}
+        {"admm": {"epochs": 1, "rho": [0.01]}, "fixed": [1.0], "snap_epochs": 1}
     )
     run_compression(tiny_run.run, recipe, tmp_path / "quantized")
     with pytest.raises(ConfigError, match=r"cannot be fine-tuned.*Fine-tune the run that was"):

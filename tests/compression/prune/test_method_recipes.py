@@ -104,7 +104,7 @@ def test_joint_pruning_and_quantization(trained, tmp_path):
     """Irregular pruning, then 5 levels' worth of bits on the survivors: zeros stay zeros."""
     recipe = load_recipe("irregular", "prune", PruneRecipe, QUICK)
     run_compression(trained, recipe, tmp_path / "pruned")
-    quick = {"ladder": ["4-bit"], "admm_epochs": 1, "rho": [0.01], "fixed": [0.5, 1.0]}
+    quick = {"ladder": ["4-bit"], "admm": {"epochs": 1, "rho": [0.01]}, "fixed": [0.5, 1.0]}
     result = run_compression(
         tmp_path / "pruned",
         QuantizeRecipe.model_validate({**quick, "batch_norm_batches": 1, "snap_epochs": 1}),

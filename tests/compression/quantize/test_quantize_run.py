@@ -117,8 +117,8 @@ def test_the_penalty_brings_the_weights_to_their_levels_through_adam(trained, tm
     for penalty in ("proximal", "gradient"):
         out = tmp_path / penalty
         quantize(
-            run, out, ladder=["ternary"], penalty=penalty, admm_epochs=3,
-            rho=[50.0, 500.0, 5000.0], fixed=[1.0],
+            run, out, ladder=["ternary"], fixed=[1.0],
+            admm={"penalty": penalty, "epochs": 3, "rho": [50.0, 500.0, 5000.0]},
         )  # fmt: skip
         rows = read_rows(out / "stages" / "1-ternary" / "admm")
         worst = {u: max(float(str(r[5])) for r in rows if r[0] == u) for u in ("1", "3")}
@@ -234,7 +234,8 @@ def test_level_names():
 
 
 @pytest.mark.parametrize(
-    "change", [{"ladder": ["tiny"]}, {"fixed": [0.5, 0.9]}, {"rho": [0.1, 0.1]}, {"ladder": []}]
+    "change",
+    [{"ladder": ["tiny"]}, {"fixed": [0.5, 0.9]}, {"admm": {"rho": [0.1, 0.1]}}, {"ladder": []}],
 )
 def test_bad_recipes_are_refused(change, tmp_path):
     path = tmp_path / "bad.yaml"
@@ -293,6 +294,48 @@ def test_the_prune_verb_takes_the_quantizing_recipes(trained, tmp_path):
         CliRunner().invoke(
             prune_command, [*arguments, "--rate", "4"], catch_exceptions=False
         )  # fmt: skip
+
+
+FORMER = {"admm_epochs": 3, "rho": [1.0, 2.0], "penalty": "gradient", "epochs_images": 96}
+PRESENT = {
+    "admm": {"epochs": 3, "rho": [1.0, 2.0], "penalty": "gradient"}, "images_per_epoch": 96,
+}  # fmt: skip
+
+
+def test_former_keys_of_a_file_and_of_options_are_read_with_one_warning(tmp_path, caplog):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(FORMER))
+    now = QuantizeRecipe.model_validate(PRESENT)
+    assert not caplog.messages
+    assert load_recipe(str(path), "quantize", QuantizeRecipe) == now
+    assert caplog.messages == [
+        "Recipe keys have new names: admm_epochs is now admm.epochs, rho is now admm.rho, "
+        "penalty is now admm.penalty, epochs_images is now images_per_epoch"
+    ]
+    caplog.clear()
+    options = [f"{key}={value}" for key, value in FORMER.items()]
+    changed = load_recipe("quant-4", "quantize", QuantizeRecipe, options)
+    assert (changed.admm, changed.images_per_epoch) == (now.admm, 96)
+    assert len(caplog.messages) == 1
+
+
+def test_the_last_option_counts_under_whichever_name(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(FORMER))
+    for last in ("admm.epochs=5", "admm_epochs=5"):
+        changes = ["admm.epochs=4", "admm_epochs=4", last]
+        assert load_recipe(str(path), "quantize", QuantizeRecipe, changes).admm.epochs == 5
+    with pytest.raises(ConfigError, match=r"'admm\.rho' does not take .* \(in --set admm\.rho=3\)"):
+        load_recipe("quant-4", "quantize", QuantizeRecipe, ["rho=3"])
+
+
+def test_a_stored_recipe_with_former_keys_is_the_same_recipe():
+    now = QuantizeRecipe.model_validate(PRESENT)
+    refuse_other_recipe({"ladder": ["8-bit"], **FORMER}, now, Path("config.yaml"))
+    with pytest.raises(ArtefactError, match=r"admm\.epochs = 2"):
+        refuse_other_recipe({**FORMER, "admm_epochs": 2}, now, Path("config.yaml"))
+    with pytest.raises(ConfigError, match=r"expected 'admm\.rho' alone; found 'rho'"):
+        validate({"admm": {"epochs": 3}, "rho": [1.0]}, QuantizeRecipe, "recipe")
 
 
 def test_the_former_name_of_a_key_is_read_and_the_present_one_written():
