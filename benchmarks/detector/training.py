@@ -1,12 +1,13 @@
-"""The detector's ladder from the radiographs: dense, then each scheme step by step to 36x.
+"""The detector's ladder from the radiographs: dense, then a scheme step by step, then fine-tuning.
 
     python -m benchmarks.detector.training --data DATASET --out runs/ladder --scheme combined
 
 Runs the commands a user would type, one after another, each printed before it starts. Called again
 it leaves out what is done and resumes what was interrupted. Each --again is a further cycle of the
-learning rate from the weights before it. Writes OUT/dense (the earlier cycles are OUT/dense-1 and
-so on), OUT/SCHEME-Rx for each rate and OUT/minutes-SCHEME.json, the time of each command by the
-clock and by the processor.
+learning rate from the weights before it; each --finetune trains a run of OUT on. Writes OUT/dense
+(the earlier cycles are OUT/dense-1 and so on), OUT/SCHEME-Rx for each rate, RUN-on of each RUN that
+was fine-tuned, and OUT/minutes-SCHEME.json, the time of each command by the clock and by the
+processor.
 """
 
 import json
@@ -91,6 +92,10 @@ def main() -> None:
     parser.add_argument("--prune", nargs="*", default=(), help="keys of the recipe `rsna-step`")
     parser.add_argument("--last", nargs="*", default=(), help="such keys for the last rates alone")
     parser.add_argument("--last-from", type=float, help="smallest of the last rates: the highest")
+    parser.add_argument(
+        "--finetune", nargs="+", action="append", default=[], metavar=("RUN", "KEY"),
+        help="after the ladder: a run of OUT, and keys of the recipe `finetune`",
+    )  # fmt: skip
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     minutes, run = options.out / "minutes-dense.json", options.out / "dense"
@@ -109,6 +114,10 @@ def main() -> None:
         out = options.out / f"{options.scheme}-{rate:g}x"
         prune_step(options.out / f"minutes-{options.scheme}.json", run, out, rate, dense, keys)
         run = out
+    minutes = options.out / "minutes-finetune.json"
+    for name, *keys in options.finetune:
+        finetune = ["finetune", str(options.out / name), *settings(keys)]
+        perform(minutes, options.out / f"{name}-on", finetune)
 
 
 if __name__ == "__main__":
