@@ -233,9 +233,7 @@ for zoo, dense_figure, rates, figures, binary_figure in (
 SHORT = "straight-through training under strong distortion for minutes; causes not separated"
 SHAPES = (
     "241x lacks 0.34 % (34 images, one seed), 99.0 % holds to 149x (62 % more weights); networks "
-    "cut to 240x have 98.3 to 98.7 % on the held-out images. A screening of six shapes (9 epochs "
-    "from scratch, no teacher, one seed, far from trained out: 95.3 to 95.8 %) has that of "
-    "narrow-240 last and 4 x 16, 10 x 70, 18 x 46 (filters x columns) first: not cut to yet"
+    "cut to 240x in several shapes have 98.3 to 98.7 % on the held-out images"
 )
 FEW_SEEDS = "too few seeds"
 GOALS = (
