@@ -213,6 +213,15 @@ def _check_network(source: _Source, name: str, part: Any, has_token: bool) -> No
     )  # fmt: skip
 
 
+def _check_hosts(source: _Source, config: DaemonConfig) -> None:
+    hosts = {DESTINATION + name: peer.host for name, peer in config.destinations.items()}
+    hosts.update(rest=config.rest.host, dicom=config.dicom.host)
+    for section, host in hosts.items():
+        if set(host) & set("[]/ "):
+            form = "a name or an address alone, IPv6 without brackets"
+            raise source.error("Value is not valid", section, "host", form, host)
+
+
 def _check(source: _Source, config: DaemonConfig) -> DaemonConfig:
     for key in ("bundle", "state"):
         if not getattr(config.daemon, key):
@@ -221,6 +230,7 @@ def _check(source: _Source, config: DaemonConfig) -> DaemonConfig:
         raise source.error(
             "Bundle is not there", "daemon", "bundle", "a folder", config.daemon.bundle
         )
+    _check_hosts(source, config)
     _check_network(source, "rest", config.rest, bool(config.rest.token_file))
     _check_network(source, "dicom", config.dicom, bool(config.dicom.allow_aets))
     section, key, fault = check_folders(config, source.path)

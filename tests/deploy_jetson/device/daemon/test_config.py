@@ -62,6 +62,8 @@ def test_every_kind_of_value(tmp_path):
     ("text", "words"),
     [
         (BASE + "nonsense = 1\n", ["line 4", "[daemon] nonsense", "Unknown key"]),
+        (BASE + "[rest]\nhost = [::1]\n", ["line 5", "[rest] host", "without brackets", "[::1]"]),
+        (BASE + "[destination a]\nhost = http://x\naet = A\n", ["line 5", "destination a"]),
         (BASE + "[queue]\nmax_images = many\n", ["line 5", "whole number from 1", "'many'"]),
         (BASE + "[queue]\nmax_images = 0\n", ["line 5", "max_images"]),
         (BASE + "[rest]\nport = 70000\n", ["line 5", "-1 to 65535"]),
