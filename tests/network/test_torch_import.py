@@ -128,6 +128,18 @@ def test_whole_heads_go_and_the_residual_stream_stays():
 # --- ops ----------------------------------------------------------------------------------------
 
 
+def test_the_epsilon_of_an_rms_norm_without_one_is_that_of_float32():
+    """Near 1e-4 it counts; compared in float64, torch itself would take a far smaller one."""
+    torch.manual_seed(1)
+    module = copy.deepcopy(CASES["rms norm"]).eval()
+    with torch.no_grad():
+        module.a.weight.mul_(1e-4)
+        module.a.bias.mul_(1e-4)
+    x = torch.randn(2, 3, 8, 8)
+    found = from_torch(module, x).eval()
+    torch.testing.assert_close(found(x), module(x), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("case", list(CASES))
 def test_ops_that_people_use(case):
     torch.manual_seed(1)

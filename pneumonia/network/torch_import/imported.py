@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pneumonia.network.module import Network, check_module
@@ -302,10 +303,26 @@ def _check_finite_run(original: nn.Module, example: Tensor, outputs: Any) -> Non
     )
 
 
+class _Float32Epsilon(TorchFunctionMode):
+    """RMS norms without an epsilon of their own take that of float32, as they do in float32."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if function in (torch.rms_norm, nn.functional.rms_norm):
+            if len(args) == 4 and args[3] is None:
+                args = args[:3]
+            if len(args) < 4 and kwargs.get("eps") is None:
+                kwargs["eps"] = torch.finfo(torch.float32).eps
+        return function(*args, **kwargs)
+
+
 def _run_original(original: nn.Module, example: Tensor) -> tuple[Any, bool]:
     with torch.no_grad():
         try:
-            return copy.deepcopy(original).double()(example.double()), True
+            with _Float32Epsilon():
+                return copy.deepcopy(original).double()(example.double()), True
         except (RuntimeError, TypeError, ValueError):  # a dtype is written into its code
             return original(example), False
 
