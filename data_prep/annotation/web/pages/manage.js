@@ -136,11 +136,17 @@ async function showAgreement() {
     ...(found.links.length ? [table(["pair", "mentions", "same link", "Cohen's kappa"], found.links.map((pair) => [pair.annotators.join(" – "), pair.n_mentions, share(pair.percent), figure(pair.kappa)]), "Links of the reports, where a reader revised them: same finding and same assertion")] : []));
 }
 
+let savedGuidelines = "";
+
 function showSettings() {
   const { blind, shuffle, guidelines } = view.settings;
   get("blind").checked = blind;
   get("shuffle").checked = shuffle;
-  if (document.activeElement !== get("guidelines")) get("guidelines").value = guidelines;
+  // text that is not saved yet is not overwritten, wherever the focus is
+  if (get("guidelines").value === savedGuidelines) {
+    get("guidelines").value = guidelines;
+    savedGuidelines = get("guidelines").value;
+  }
   const before = get("importer").value;
   get("importer").replaceChildren(...view.annotators.map(({ name }) => new Option(name)));
   if (view.annotators.some(({ name }) => name === before)) get("importer").value = before;
@@ -197,7 +203,9 @@ onSubmit("repeat", async () => {
 });
 onSubmit("import", importFiles);
 onSubmit("guidelines-form", async () => {
-  await request("POST", "/api/manage/settings", { guidelines: get("guidelines").value });
+  const text = get("guidelines").value;
+  await request("POST", "/api/manage/settings", { guidelines: text });
+  savedGuidelines = text;
   get("guidelines-done").textContent = "saved";
 });
 for (const name of ["blind", "shuffle"]) {

@@ -193,6 +193,17 @@ def test_a_key_press_in_a_list_of_thousands_touches_one_row(desk):
     assert touched[1] == 4000
 
 
+def test_guidelines_that_are_not_saved_survive_a_refresh(desk):
+    app, page = desk
+    enter(page, app.links["manager"], "/manage")
+    page.wait("document.body.dataset.ready === '1'")
+    page.run("document.getElementById('guidelines').value = '# Draft'")
+    page.run("delete document.body.dataset.ready")
+    page.run("document.querySelector('#share button').click()")
+    page.wait("document.body.dataset.ready === '1'")
+    assert page.run("document.getElementById('guidelines').value") == "# Draft"
+
+
 def test_a_manager_imports_settings_hold_and_the_guidelines_are_read(desk, tmp_path):
     app, page = desk
     enter(page, app.links["manager"], "/manage")
