@@ -168,7 +168,7 @@ def reestimate_batch_norm(
 
     Args:
         network: Changed in place; ends in the mode it came in.
-        batches: Inputs (N, C, H, W).
+        batches: Inputs (N, C, H, W), on any device; moved to the network's.
 
     Returns:
         Batches used; 0 when the network has no batch norm.
@@ -180,14 +180,12 @@ def reestimate_batch_norm(
     network.eval()
     for norm in norms:
         norm.train()
+    device = next(network.parameters()).device
     used = 0
-    for batch in batches:
-        if used == limit:
-            break
-        used += 1
+    for used, batch in enumerate(islice(batches, limit), start=1):
         for norm in norms:
             norm.momentum = 1 / used  # plain average: the first batch replaces what was there
-        network(batch)
+        network(batch.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.train(training)

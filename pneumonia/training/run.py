@@ -175,11 +175,11 @@ def make_network(spec: NetworkSpec, recipe: TrainRecipe, images: Iterable[Tensor
         if start.is_file():
             tensors = dict(read_darknet(start, network.spec).tensors)
         else:
-            small, tensors = load_model(RunFolder(start).checkpoint())
+            loaded, tensors = load_model(RunFolder(start).checkpoint())
             own = network.tensors()
-            layers = [name for name in folded_layers(small) if name + ".bn_mean" in own]
+            layers = [name for name in folded_layers(loaded) if name + ".bn_mean" in own]
             if layers:
-                tensors = unfold_batch_norm(small, tensors, layers, images)[1]
+                tensors = unfold_batch_norm(loaded, tensors, layers, images)[1]
         _load_start(network, tensors, start)
     return network
 

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumonia.network.batch_norm import fold_batch_norm
+from pneumonia.network.batch_norm import fold_batch_norm, reestimate_batch_norm
+from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.layers import Conv
@@ -56,3 +57,9 @@ def test_negative_variance_names_the_layer():
     tensors["conv_003.bn_var"][2] = -0.5
     with pytest.raises(ArtefactError, match=r"found -0\.5.*conv_003"):
         fold_batch_norm(spec, tensors)
+
+
+def test_statistics_are_measured_on_the_device_of_the_network():
+    network = Network(build("vgg16", width=0.25)).to("meta")
+    batches = [torch.rand(2, *network.spec.shapes()["input"]) for _ in range(3)]
+    assert reestimate_batch_norm(network, batches, limit=2) == 2
