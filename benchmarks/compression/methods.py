@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.compression.lenet_fit import Cuts, NaturalCourse
+from benchmarks.compression.start_weights import whiten_and_pass_on
 from benchmarks.compression.training import BATCH, Course, Images, Samples, accuracy, train
 from pneumonia.compression.admm.engine import Admm
 from pneumonia.compression.compact.compaction import compact
@@ -53,7 +54,8 @@ class Schedule(NamedTuple):
     strength: float = 1.0  # of the distortion of training images
     average: float = 0.998  # decay of the moving average of the weights in the last part
     smoothing: float = 0.0
-    momentum: float = 0.0  # of a dense training; 0 = Adam
+    momentum: float = 0.0  # of a dense training and of retraining; 0 = Adam
+    batch_size: int = BATCH
     plain: float = 0.1  # share of images without distortion, where there is a teacher
     cuts: Cuts = Cuts()  # of `surgery`
     natural: NaturalCourse = NaturalCourse()  # of `surgery`
@@ -129,7 +131,7 @@ def run_admm(start: Start, splits: list[JointConstraint]) -> None:
 
     course = Course(
         plan.admm_epochs, plan.learning_rate, teacher=plan.teacher, after_step=after_step,
-        every=start.samples.n_images // BATCH // plan.updates_per_epoch, update=update,
+        every=start.samples.steps_per_epoch // plan.updates_per_epoch, update=update,
     )  # fmt: skip
     train(network, start.samples, start.images.held_out, course, start.seed)
 
@@ -143,7 +145,7 @@ def retrain_small(start: Start, masks: Mapping[str, Tensor]) -> Network:
     small = without_dead_paths(start.network)
     places = {n: w.detach() != 0 for n, w in small.weights().items()}
     course = Course(
-        plan.retrain_epochs, plan.retrain_rate, teacher=plan.teacher, average=plan.average,
+        plan.retrain_epochs, plan.retrain_rate, plan.momentum, plan.teacher, average=plan.average,
         warm_up=0.03, after_step=lambda: hold(small, places), select_from=0.5, zeros_stay=True,
     )  # fmt: skip
     train(small, start.samples, start.images.held_out, course, start.seed)
@@ -193,6 +195,12 @@ def run_straight_through(
 
 
 # --- methods ------------------------------------------------------------------------------------
+
+
+def whitened_dense(start: Start) -> Network:
+    """A dense training from whitening filters and identities."""
+    whiten_and_pass_on(start.network, start.images.train[0])
+    return dense(start)
 
 
 def dense(start: Start) -> Network:
@@ -265,7 +273,7 @@ def structured(
             return plan(goal, latent) if goal > before * 1.02 else dict(start.masks)
 
         if start.schedule.straight_epochs:
-            return shrunk(start, choose, start.samples.n_images // BATCH // 2)
+            return shrunk(start, choose, start.samples.steps_per_epoch // 2)
         begin = StageStart(graph, weights, start.masks, start.total)
         run_admm(start, list(plan_rate(begin, how, strengths, rate).sets.splits))
         return retrain_small(start, plan(rate, weights_of(start)))

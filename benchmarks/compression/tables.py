@@ -157,14 +157,14 @@ class Data:
         """What the job trains on: with a teacher, copies that all dense networks labelled."""
         plan, train = JOBS[name].schedule, self.images(name).train
         if plan.teacher == 0:
-            return Fresh(train, plan.strength)
+            return Fresh(train, plan.strength, plan.batch_size)
         if self._taught is None:
             dense = f"{self._zoo}/dense"
             folders = [folder_of(dense, s, self.work) for s in range(JOBS[dense].seeds)]
             teachers = [loaded(folder / "dense_form") for folder in folders]
             file = self.work / self._zoo / "distorted.npz"
             self._taught = Distorted.kept(file, train, teachers, plan.strength)
-        self._taught.plain = plan.plain
+        self._taught.plain, self._taught.batch_size = plan.plain, plan.batch_size
         return self._taught
 
 

@@ -98,7 +98,7 @@ class Batch(NamedTuple):
 class Samples(Protocol):
     """What a job learns from."""
 
-    n_images: int
+    steps_per_epoch: int
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Full batches of one pass over the training images, in random order."""
@@ -108,15 +108,17 @@ class Samples(Protocol):
 class Fresh:
     """The training images with their labels, distorted anew in every epoch."""
 
-    def __init__(self, part: tuple[Tensor, Tensor], strength: float) -> None:
+    def __init__(
+        self, part: tuple[Tensor, Tensor], strength: float, batch_size: int = BATCH
+    ) -> None:
         self.images, self.labels = part
-        self.strength = strength
-        self.n_images = len(self.labels)
+        self.strength, self.batch_size = strength, batch_size
+        self.steps_per_epoch = len(self.labels) // batch_size
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """See `Samples`."""
-        order = torch.randperm(self.n_images, generator=generator)
-        for batch in order[: self.n_images // BATCH * BATCH].split(BATCH):
+        order = torch.randperm(len(self.labels), generator=generator)
+        for batch in order[: self.steps_per_epoch * self.batch_size].split(self.batch_size):
             images = distorted(self.images[batch], self.strength, generator)
             yield Batch(images, self.labels[batch], None)
 
@@ -131,6 +133,7 @@ class Distorted:
         low: Value of an image's code 0.
         step: Difference of the values of two neighbouring codes.
         plain: Share of an epoch's images that are not distorted.
+        batch_size: Images of a step.
     """
 
     def __init__(
@@ -141,12 +144,18 @@ class Distorted:
         low: float,
         step: float,
         plain: float = 1 / COPIES,
+        batch_size: int = BATCH,
     ) -> None:
-        self.plain = plain
+        self.plain, self.batch_size = plain, batch_size
         self.labels, self.images, self.logits = labels, images, logits
         self.low, self.step = low, step
         self.n_images = len(labels)
         self.copies = len(images) // len(labels)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """See `Samples`."""
+        return self.n_images // self.batch_size
 
     @classmethod
     def kept(
@@ -176,8 +185,8 @@ class Distorted:
         which = torch.randint(1, self.copies, (self.n_images,), generator=generator)
         which[torch.rand(self.n_images, generator=generator) < self.plain] = 0
         place = which * self.n_images + order
-        n_used = self.n_images // BATCH * BATCH
-        for at, batch in zip(place[:n_used].split(BATCH), order[:n_used].split(BATCH), strict=True):
+        n_used, size = self.steps_per_epoch * self.batch_size, self.batch_size
+        for at, batch in zip(place[:n_used].split(size), order[:n_used].split(size), strict=True):
             images = self.images[at].float().mul_(self.step).add_(self.low)
             yield Batch(images, self.labels[batch], self.logits[at])
 
@@ -303,7 +312,7 @@ def train(
     optimiser = optimiser_of(parameters, course)
     averaged = [p.detach().clone() for p in parameters] if course.average else []
     generator = torch.Generator().manual_seed(100 + seed)
-    n_steps = course.epochs * (samples.n_images // BATCH)
+    n_steps = course.epochs * samples.steps_per_epoch
     first, step, best = 0, 0, (-1.0, copy.deepcopy(network.state_dict()))
     if course.checkpoint is not None and course.checkpoint.is_file():
         kept = torch.load(course.checkpoint)
