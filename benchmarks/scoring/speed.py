@@ -44,9 +44,9 @@ def parts(paths: list[Path], out: Path) -> dict[str, float]:
     from pneumonia.runtime.model.detector import Detector
     from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, detections
     from pneumonia.runtime.model.predictions import Prediction
+    from pneumonia.scoring.batch.image_job import ImageJob
     from pneumonia.scoring.batch.run import ScoreSettings, describe_model
     from pneumonia.scoring.image.find import find_files
-    from pneumonia.scoring.image.job import ImageJob
     from pneumonia.scoring.image.records import ImageRecord
     from pneumonia.scoring.outputs import ScoredStudy
 

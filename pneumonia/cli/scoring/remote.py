@@ -12,8 +12,8 @@ from pneumonia.cli.terminal import progress_bar
 from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pneumonia.scoring.batch.send import Destination, SendSummary
     from pneumonia.scoring.inputs import InputSource
-    from pneumonia.scoring.network.send import Destination, SendSummary
 
 PEER = "TITLE@HOST:PORT"
 OPTIONS = (
@@ -200,10 +200,10 @@ def destination(options: RemoteOptions) -> "Destination | None":
     if not options.send:
         return None
     _require("requests" if _is_url(options.send) else "pynetdicom")
+    from pneumonia.scoring.batch.send import Destination
     from pneumonia.scoring.network.commitment import CommitmentOptions
     from pneumonia.scoring.network.dicom_peer import parse_peer
     from pneumonia.scoring.network.dicomweb_service import SEND, DicomwebService
-    from pneumonia.scoring.network.send import Destination
 
     if _is_url(options.send):
         service = DicomwebService(options.send, *_tls_files(options))
@@ -217,7 +217,7 @@ def destination(options: RemoteOptions) -> "Destination | None":
 
 def send(out: Path, target: "Destination") -> "SendSummary":
     """Send the results of a folder, with a progress bar."""
-    from pneumonia.scoring.network.send import send_results
+    from pneumonia.scoring.batch.send import send_results
 
     with progress_bar("send") as progress:
         return send_results(out, target, progress)

@@ -29,8 +29,8 @@ from pneumonia.runtime.plurals import counted
 if TYPE_CHECKING:
     from pneumonia.runtime.model.detector import Detector
     from pneumonia.scoring.batch.run import ScoreSettings, ScoreSummary
+    from pneumonia.scoring.batch.send import SendSummary
     from pneumonia.scoring.inputs import InputSource
-    from pneumonia.scoring.network.send import SendSummary
 
 ENGINE_THREADS = max(1, (os.cpu_count() or 1) // 2)  # the other half decodes and writes
 

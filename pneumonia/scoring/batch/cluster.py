@@ -23,11 +23,11 @@ from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError, DicomError
 from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.detector import Detector
+from pneumonia.scoring.batch.image_job import ImageJob, RenderedStudy
 from pneumonia.scoring.batch.pipeline import Stop
 from pneumonia.scoring.batch.run import Scorer
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.image.growing import has_grown
-from pneumonia.scoring.image.job import ImageJob, RenderedStudy
 from pneumonia.scoring.image.records import ImageRecord
 
 CONNECT_SECONDS = 10.0

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pneumonia.runtime.atomic import write_text
-from pneumonia.runtime.errors import ConfigError, OutputError, os_errors_as
+from pneumonia.runtime.errors import OutputError, os_errors_as
 
 SALT = ".salt"
 LOCK = ".lock"
@@ -21,20 +21,6 @@ _OWN_NAMES = (
     "report", "studies", "overlay", "dicom", "fhir",
 )  # fmt: skip
 _OTHER_FOLDERS = ("dataset.json", "spec.json", "config.yaml")
-
-
-def check_apart(source: Path, out: Path) -> None:
-    """Refuse to write into the input folder; raises ConfigError."""
-    if not os.path.lexists(source):
-        raise ConfigError("Input does not exist", expected="a file or folder", where=str(source))
-    inside, outside = out.resolve(), source.resolve()
-    if outside.is_dir() and (inside == outside or outside in inside.parents):
-        raise ConfigError(
-            "Output folder is inside the input folder",
-            expected="a folder outside of " + str(source),
-            found=str(out),
-            fix="The input folder is never written to; choose another OUTPUT",
-        )
 
 
 def refuse_other_files(out: Path) -> None:

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from itertools import islice
 
 from pneumonia.runtime.allocator import FOR_IMAGES, keep_freed_memory
+from pneumonia.scoring.batch.image_job import ImageJob, ReadFile
 from pneumonia.scoring.image.find import FoundFile
-from pneumonia.scoring.image.job import ImageJob, ReadFile
 from pneumonia.scoring.image.records import ImageRecord
 
 WRITERS = 2  # writing is mostly waiting for the disk

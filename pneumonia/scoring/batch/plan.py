@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from pneumonia.runtime.child import DecodedFile, DecodingChild, Wanted
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.find import FoundFile, named
 from pneumonia.scoring.image.selection import SelectionRules, refusal, select_image
 from pneumonia.scoring.inputs import InputSource
 from pneumonia.scoring.inputs.files import FileInput
+from pneumonia.scoring.settings import ScoreSettings
 
 SCORE = "score"
 

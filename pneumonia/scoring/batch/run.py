@@ -30,22 +30,22 @@ from pneumonia.scoring.batch.folder import (
     remove_fetched,
     remove_parts,
 )
+from pneumonia.scoring.batch.image_job import ImageJob
 from pneumonia.scoring.batch.pipeline import Stop, score_in_order
-from pneumonia.scoring.batch.settings import (
-    ScoreSettings,
-    describe_model,
-    selected_on,
-    software_versions,
-)
-from pneumonia.scoring.batch.tables import manifest_text, totals, worklist_text
 from pneumonia.scoring.image.deidentify import nameless
 from pneumonia.scoring.image.find import FoundFile, named
-from pneumonia.scoring.image.job import ImageJob
 from pneumonia.scoring.image.records import FAILURES, ImageRecord, with_conflicts
 from pneumonia.scoring.inputs import InputSource
 from pneumonia.scoring.inputs.files import FileInput
 from pneumonia.scoring.outputs import FinishedBatch
 from pneumonia.scoring.outputs.protocol import remove_others
+from pneumonia.scoring.outputs.tables import manifest_text, totals, worklist_text
+from pneumonia.scoring.settings import (
+    ScoreSettings,
+    describe_model,
+    selected_on,
+    software_versions,
+)
 
 __all__ = ["ScoreSettings", "ScoreSummary", "Scorer", "describe_model", "score_batch"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.find import FoundFile
+from pneumonia.scoring.settings import ScoreSettings
 
 IsDone = Callable[[FoundFile], bool]
 

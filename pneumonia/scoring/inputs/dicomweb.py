@@ -16,7 +16,6 @@ from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.inputs import IsDone
@@ -41,6 +40,7 @@ from pneumonia.scoring.network.dicomweb_service import (
     answer_of,
     status_of_answer,
 )
+from pneumonia.scoring.settings import ScoreSettings
 
 PAGE = 200
 MAX_PAGES = 1000

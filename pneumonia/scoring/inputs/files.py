@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pneumonia.runtime.child import DecodingChild
 from pneumonia.runtime.child.archives import DICOMDIR, is_unsafe
+from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image_names import printable
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.batch.folder import check_apart
-from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.find import FoundFile, walk
 from pneumonia.scoring.inputs import IsDone
+from pneumonia.scoring.settings import ScoreSettings
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 
@@ -28,7 +28,7 @@ class FileInput:
     def check(self, out: Path) -> None:
         """Refuse an output folder inside of the input."""
         is_directory = self.source.name.upper() == DICOMDIR and self.source.is_file()
-        check_apart(self.source.parent if is_directory else self.source, out)
+        _check_apart(self.source.parent if is_directory else self.source, out)
 
     def query(self, settings: ScoreSettings) -> list[FoundFile]:
         """Every file, with the members of archives in place of the archives."""
@@ -46,6 +46,20 @@ class FileInput:
     ) -> list[FoundFile]:
         """Return the entries unchanged: files need no fetching."""
         return entries
+
+
+def _check_apart(source: Path, out: Path) -> None:
+    """Refuse to write into the input folder; raises ConfigError."""
+    if not os.path.lexists(source):
+        raise ConfigError("Input does not exist", expected="a file or folder", where=str(source))
+    inside, outside = out.resolve(), source.resolve()
+    if outside.is_dir() and (inside == outside or outside in inside.parents):
+        raise ConfigError(
+            "Output folder is inside the input folder",
+            expected="a folder outside of " + str(source),
+            found=str(out),
+            fix="The input folder is never written to; choose another OUTPUT",
+        )
 
 
 def _is_archive(entry: FoundFile) -> bool:

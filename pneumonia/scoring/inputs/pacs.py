@@ -16,7 +16,6 @@ from pneumonia.runtime.image.attributes import all_values, first_text
 from pneumonia.runtime.image.decodable import decodable_syntaxes
 from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.batch.settings import ScoreSettings
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.inputs import IsDone
@@ -34,6 +33,7 @@ from pneumonia.scoring.inputs.query import (
     was_fetched,
 )
 from pneumonia.scoring.network.dicom_peer import OWN_TITLE, Peer, association
+from pneumonia.scoring.settings import ScoreSettings
 
 GET, MOVE = "1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.2.2"
 # SOP classes of radiographs: CR, DX (presentation, processing), secondary capture, multi-frame.

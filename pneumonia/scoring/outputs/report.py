@@ -32,9 +32,9 @@ from pneumonia.runtime.results.facts import (
     Finding,
     result_of,
 )
-from pneumonia.scoring.batch.tables import FLAG_ORDER, worklist_order
 from pneumonia.scoring.image.records import NOT_SCORED, ImageRecord, ScoringModel
 from pneumonia.scoring.outputs.protocol import FinishedBatch, PictureWriter, ScoredStudy
+from pneumonia.scoring.outputs.tables import FLAG_ORDER, worklist_order
 from pneumonia.scoring.outputs.wording import reason_text, warning_text
 
 PAGE = "report.html"

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from pneumonia.scoring.batch import image_job
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.image import growing
-from pneumonia.scoring.image import job as image_job
 from pneumonia.scoring.image.growing import has_grown
 from pneumonia.scoring.image.records import UID_CONFLICT
 from pneumonia.scoring.outputs import OutputSettings

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from pneumonia.scoring.batch.image_job import ReadFile
 from pneumonia.scoring.batch.pipeline import AHEAD, WRITERS, score_in_order
 from pneumonia.scoring.image.find import FoundFile
-from pneumonia.scoring.image.job import ReadFile
 from pneumonia.scoring.image.records import ImageRecord
 
 FILES = [FoundFile(f"/{n}", f"{n}.dcm", image_id=str(n)) for n in range(15)]

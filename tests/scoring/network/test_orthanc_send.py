@@ -8,13 +8,13 @@ import pytest
 from pneumonia.cli import group, run
 from pneumonia.runtime.results import KIND_OF
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.batch.send import Destination, send_results
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import Query
 from pneumonia.scoring.network.commitment import CommitmentOptions
 from pneumonia.scoring.network.dicom_peer import Peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
-from pneumonia.scoring.network.send import Destination, send_results
 from pneumonia.scoring.outputs import OutputSettings
 from tests.peers import free_port, running_orthanc
 from tests.runtime.dicoms import SERIES, chest_dataset, save

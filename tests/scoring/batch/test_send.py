@@ -18,12 +18,12 @@ from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.results import KIND_OF, SOP_CLASSES
 from pneumonia.scoring.batch.audit import verify_audit
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
+from pneumonia.scoring.batch.send import Destination, send_results
 from pneumonia.scoring.inputs.dicomweb import boundary_of, parts
 from pneumonia.scoring.network import dicomweb_service
 from pneumonia.scoring.network.commitment import CommitmentOptions
 from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
-from pneumonia.scoring.network.send import Destination, send_results
 from pneumonia.scoring.outputs import OutputSettings
 from tests.peers import free_port, peer
 from tests.runtime.dicoms import chest_dataset, save

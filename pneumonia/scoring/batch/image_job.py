@@ -13,7 +13,6 @@ from pneumonia.runtime.errors import DeviceError, InferenceError
 from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results import header_from_bytes
 from pneumonia.scoring.batch.audit import STUDIES
-from pneumonia.scoring.batch.settings import ScoreSettings, software_versions
 from pneumonia.scoring.image.deidentify import deidentified_header
 from pneumonia.scoring.image.expected import STATUS_OF
 from pneumonia.scoring.image.find import FoundFile
@@ -28,6 +27,7 @@ from pneumonia.scoring.image.records import (
 )
 from pneumonia.scoring.image.selection import refusal, select_image
 from pneumonia.scoring.outputs import ScoredStudy, open_writers
+from pneumonia.scoring.settings import ScoreSettings, software_versions
 
 Plan = tuple[ImageRecord | None, FileRequest | None]  # an earlier run's record; what to decode
 
