@@ -81,4 +81,4 @@ from pneumonia.runtime.image.radiograph import (
     Radiograph as Radiograph,
     read_radiograph as read_radiograph,
 )
-from pneumonia.runtime.model.detector import Detection as Detection, Detector as Detector
+from pneumonia.runtime.detection.detector import Detection as Detection, Detector as Detector

@@ -27,10 +27,10 @@ from pneumonia.runtime.child.messages import write_answer
 from pneumonia.runtime.child.tasks import FileReader
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.read_limits import ReadLimits
-from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import KINDS, ResultFacts, build_results, header_from_bytes
 from pneumonia.runtime.results.files import file_bytes
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.contracts.tree import ROOT
 from tests.runtime.child.mutations import CANARY, mutated, originals
 

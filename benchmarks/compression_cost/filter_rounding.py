@@ -27,9 +27,9 @@ from pneumonia.network.files import save_model
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.ops import weight_shape
 from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.storage.bundle import load_bundle
 
 RATE, MULTIPLES, ENGINES = 6.0, (1, 4, 8), ("onnxruntime", "kernels")
 

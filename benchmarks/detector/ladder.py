@@ -41,11 +41,11 @@ from evaluation.study.operating_points import choose
 from pneumonia.exporting.bundle import export
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
+from pneumonia.runtime.detection.detector import Detector
+from pneumonia.runtime.detection.latency import interleaved_latency
 from pneumonia.runtime.engines import Engine, open_engine
-from pneumonia.runtime.latency import interleaved_latency
-from pneumonia.runtime.model.bundle import MANIFEST, load_bundle
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.predictions import Prediction, read_predictions, write_predictions
+from pneumonia.runtime.storage.bundle import MANIFEST, load_bundle
 
 KINDS = ("full", "lungs")
 SHOWN = {"rsna.kaggle": "rsna", "coco.ap50": "ap50", "image.auroc": "auroc"}

@@ -44,13 +44,13 @@ from pneumonia.cli.terminal import progress_bar
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
 from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
-from pneumonia.runtime.model.bundle import WEIGHTS, load_bundle
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.predictions import Prediction, read_predictions, write_predictions
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import WEIGHTS, load_bundle
 
 MODELS = Path(__file__).parents[1] / "models"
 OWN, BEST = "kaggle", "best"  # the model's frozen threshold; the one chosen on these images

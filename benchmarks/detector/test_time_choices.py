@@ -27,11 +27,11 @@ from data_prep.dataset.reader import Dataset, open_dataset
 from evaluation.analysis.catalogue import headline_statistics
 from evaluation.analysis.paired import compare_studies
 from evaluation.metrics.bootstrap import Resampler, estimate_all
+from pneumonia.runtime.detection.detector import DEFAULT_BUNDLE, Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.model.boxes import iou_matrix
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import DEFAULT_BUNDLE, Detector
 from pneumonia.runtime.model.predictions import Prediction
+from pneumonia.runtime.storage.bundle import load_bundle
 
 SCALES = (0.85, 0.9, 0.95, 1.05, 1.1)
 SAME_BOX_IOU = 0.55

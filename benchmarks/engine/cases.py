@@ -18,9 +18,9 @@ from deploy_jetson.kernels.plan.layer_problem import problems_of
 from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.network.zoo import build
-from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.layers import Conv
 from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes
+from pneumonia.runtime.storage.bundle import load_bundle
 
 SIDE = 416
 SHIPPED = Path(__file__).parents[2] / "pneumonia" / "models" / "default"

@@ -27,9 +27,9 @@ from deploy_jetson.kernels.plan.lower import NetworkPlan, lower
 from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
 from pneumonia.runtime.atomic import write_bytes, write_json
+from pneumonia.runtime.detection.detector import bundle_path
 from pneumonia.runtime.engines.reference import ReferenceEngine
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import bundle_path
+from pneumonia.runtime.storage.bundle import load_bundle
 
 SCHEMA = "pneumonia.target-table/1"
 RESULTS = Path(__file__).parents[1] / "results"

@@ -39,13 +39,13 @@ from evaluation.study.labels import read_labels
 from evaluation.study.perturb import perturb, perturbation_text, standard_sweep
 from pneumonia.cli.terminal import progress_bar
 from pneumonia.runtime.atomic import write_text
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.image.polarity import LIMIT, polarity_score
 from pneumonia.runtime.image.radiograph import read_radiograph
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import load_bundle
 
 Pixels = npt.NDArray[np.uint8]
 STEP_12_BIT, LOWEST_12_BIT = 12, 300  # grey value g is stored as 300 + 12 g

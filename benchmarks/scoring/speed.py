@@ -37,13 +37,13 @@ def one_core() -> int:
 
 def parts(paths: list[Path], out: Path) -> dict[str, float]:
     """Milliseconds per image of each step, in one process, one after another."""
+    from pneumonia.runtime.detection.detector import Detector
+    from pneumonia.runtime.detection.heads import DEFAULT_SETTINGS, detections
     from pneumonia.runtime.engines import open_engine
     from pneumonia.runtime.image.preprocess import network_input
     from pneumonia.runtime.image.radiograph import read_radiograph
-    from pneumonia.runtime.model.bundle import load_bundle
-    from pneumonia.runtime.model.detector import Detector
-    from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, detections
     from pneumonia.runtime.model.predictions import Prediction
+    from pneumonia.runtime.storage.bundle import load_bundle
     from pneumonia.scoring.batch.image_job import ImageJob
     from pneumonia.scoring.batch.run import ScoreSettings, describe_model
     from pneumonia.scoring.image.find import find_files
@@ -95,7 +95,7 @@ def ours(
     paths: list[Path], out: Path, pictures: bool = True, engine: str = "onnxruntime"
 ) -> tuple[float, float]:
     """Seconds of a whole batch; with pictures, that is with all its default outputs."""
-    from pneumonia.runtime.model.detector import Detector
+    from pneumonia.runtime.detection.detector import Detector
     from pneumonia.scoring.batch.run import ScoreSettings, score_batch
     from pneumonia.scoring.outputs import OutputSettings
 
@@ -114,9 +114,9 @@ def naive(paths: list[Path], out: Path) -> tuple[float, float]:
     from PIL import Image
     from pydicom.pixels import pixel_array
 
+    from pneumonia.runtime.detection.heads import DEFAULT_SETTINGS, detections
     from pneumonia.runtime.image.preprocess import network_input
-    from pneumonia.runtime.model.bundle import load_bundle
-    from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, detections
+    from pneumonia.runtime.storage.bundle import load_bundle
 
     spec = load_bundle(str(BUNDLE)).spec
     options = onnxruntime.SessionOptions()

@@ -33,9 +33,9 @@ from benchmarks.reporting import RESULTS, argument_parser, environment, write_re
 from benchmarks.scoring.slow_worker import WAIT
 from benchmarks.scoring.studies import write_dicoms
 from pneumonia.runtime.child import ChildLimits, DecodingChild
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.storage.bundle import load_bundle
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
 

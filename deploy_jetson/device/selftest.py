@@ -43,7 +43,7 @@ from pneumonia.runtime.errors import (
     OutputError,
     PneumoniaError,
 )
-from pneumonia.runtime.model.bundle import INT8, Bundle, load_bundle
+from pneumonia.runtime.storage.bundle import INT8, Bundle, load_bundle
 
 SCHEMA = "pneumonia.selftest/1"
 CONFIG = "/etc/pneumonia/daemon.ini"

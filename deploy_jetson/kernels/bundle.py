@@ -20,8 +20,8 @@ from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines.kernels import LIBRARY, REPORT
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.bundle import INT8, MANIFEST, Bundle, file_record, load_bundle
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import INT8, MANIFEST, Bundle, file_record, load_bundle
 
 
 class KernelsResult(NamedTuple):

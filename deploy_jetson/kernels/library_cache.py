@@ -27,8 +27,8 @@ from deploy_jetson.kernels.compile.targets import Target, native_targets
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import DeviceError, ExportError
-from pneumonia.runtime.model.bundle import Bundle, file_sha256
 from pneumonia.runtime.model.spec import tensor_shapes
+from pneumonia.runtime.storage.bundle import Bundle, file_sha256
 
 SCHEMA = "pneumonia.cached-kernels/1"
 MAX_WEIGHTS = 8 * 10**6  # a larger network takes longer to compile than a user waits unasked

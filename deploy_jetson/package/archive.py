@@ -18,7 +18,7 @@ from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.engines.kernels import LIBRARY
 from pneumonia.runtime.errors import ConfigError, DeviceError
-from pneumonia.runtime.model.bundle import INT8, load_bundle
+from pneumonia.runtime.storage.bundle import INT8, load_bundle
 
 ROOT = Path(__file__).parents[2]
 ASSETS = Path(__file__).with_name("assets")

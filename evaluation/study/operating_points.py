@@ -23,7 +23,7 @@ from evaluation.study.cases import EvaluationCases
 from evaluation.study.class_mix import RSNA_MIX, ClassMix, class_strata, mix_weights, why_no_mix
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
-from pneumonia.runtime.model.bundle import OPERATING_POINTS
+from pneumonia.runtime.storage.bundle import OPERATING_POINTS
 
 SCHEMA = "pneumonia.operating_points/1"
 SENSITIVITY_MIN = 0.90

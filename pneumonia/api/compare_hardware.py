@@ -17,10 +17,10 @@ from evaluation.hardware.tradeoff import (
 )
 from evaluation.report import wording
 from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable
+from pneumonia.runtime.detection.latency import interleaved_latency
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError
-from pneumonia.runtime.latency import interleaved_latency
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 
 LATENCY_ROUNDS = 15
 NO_PAIR = (

@@ -37,11 +37,11 @@ from pneumonia.api.evaluation_inputs import (
     refuse_other_folder,
 )
 from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.detection.latency import interleaved_latency
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.latency import interleaved_latency
-from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import load_bundle
 
 
 class ComparedModel(NamedTuple):

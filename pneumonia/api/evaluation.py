@@ -34,8 +34,8 @@ from pneumonia.api.evaluation_inputs import (
 from pneumonia.exporting.refreeze import freeze_points
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, ConfigError
-from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import load_bundle
 
 TUNE: Literal["tune"] = "tune"
 

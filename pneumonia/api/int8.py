@@ -20,13 +20,13 @@ from pneumonia.exporting.int8 import (
     write_int8_bundle,
 )
 from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.detection.latency import interleaved_latency
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, ExportError, OutputError
 from pneumonia.runtime.image.preprocess import network_input
-from pneumonia.runtime.latency import interleaved_latency
-from pneumonia.runtime.model.bundle import ONNX, Bundle, load_bundle
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import ONNX, Bundle, load_bundle
 from pneumonia.training.config import DataConfig, ValidationConfig
 from pneumonia.training.detector.task import labelled_items
 from pneumonia.training.detector.validation import DetectionValidation, predict_with

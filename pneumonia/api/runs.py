@@ -14,8 +14,8 @@ from pneumonia.compression.result import CompressionResult
 from pneumonia.compression.run import Recipe as CompressionRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.recipes import RecipePart, load_recipe
+from pneumonia.runtime.detection.detector import bundle_path
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.detector import bundle_path
 from pneumonia.runtime.progress import Progress
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.loop import FitResult

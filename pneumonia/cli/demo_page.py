@@ -87,9 +87,9 @@ def measure_latency(models: Sequence[DemoModel], with_kernels: bool) -> dict[str
     Returns:
         `dense` and `pruned` in ONNX Runtime, and `kernels`: the pruned model's generated library.
     """
+    from pneumonia.runtime.detection.latency import interleaved_latency
     from pneumonia.runtime.engines import open_engine
-    from pneumonia.runtime.latency import interleaved_latency
-    from pneumonia.runtime.model.bundle import load_bundle
+    from pneumonia.runtime.storage.bundle import load_bundle
 
     bundles = {model.name: load_bundle(str(model.bundle)) for model in models}
     engines = {n: open_engine(bundle, "onnxruntime", 1) for n, bundle in bundles.items()}

@@ -9,7 +9,7 @@ import click
 from pneumonia.cli.options import PATH, collected
 from pneumonia.cli.run_options import accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
-from pneumonia.runtime.model.detector import DEFAULT
+from pneumonia.runtime.detection.detector import DEFAULT
 
 if TYPE_CHECKING:
     from pneumonia.api.runs import RunOptions

@@ -31,9 +31,9 @@ from pneumonia.runs.compression import read_compression, write_compression
 from pneumonia.runs.folder import RunFolder, new_record
 from pneumonia.runs.stored_recipe import refuse_other_recipe
 from pneumonia.runtime.errors import ConfigError, DataError, PneumoniaError
-from pneumonia.runtime.model.bundle import WEIGHTS
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import WEIGHTS
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import save_best
 from pneumonia.training.config import TrainRecipe

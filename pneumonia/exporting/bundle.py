@@ -29,7 +29,9 @@ from pneumonia.runtime.errors import (
     ExportError,
     OutputError,
 )
-from pneumonia.runtime.model.bundle import (
+from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import (
     INT8,
     MANIFEST,
     MODEL_CARD,
@@ -42,8 +44,6 @@ from pneumonia.runtime.model.bundle import (
     load_bundle,
     model_hash,
 )
-from pneumonia.runtime.model.spec import NetworkSpec
-from pneumonia.runtime.progress import Progress
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "pneumonia", "torch")
 STEPS = ("read", "fold", "emit", "check", "verify", "done")

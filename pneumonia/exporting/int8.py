@@ -33,7 +33,7 @@ from pneumonia.exporting.onnx_graph import OPSET, emit_onnx
 from pneumonia.network.files import save_model
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json, write_text
 from pneumonia.runtime.errors import ConfigError, ExportError
-from pneumonia.runtime.model.bundle import (
+from pneumonia.runtime.storage.bundle import (
     INT8,
     MANIFEST,
     MODEL_CARD,

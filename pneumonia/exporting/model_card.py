@@ -10,8 +10,8 @@ from pneumonia.exporting.onnx_file import TOLERANCE, OnnxReport
 from pneumonia.exporting.onnx_nodes import GatheredInput
 from pneumonia.exporting.run_facts import RunFacts
 from pneumonia.network.accounting import NetworkTotals
+from pneumonia.runtime.detection.heads import image_outputs
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.model.heads import image_outputs
 from pneumonia.runtime.model.layers import Detect
 from pneumonia.runtime.model.spec import NetworkSpec
 

@@ -8,7 +8,7 @@ from typing import Any
 from pneumonia.exporting.model_card import points_section, replace_points
 from pneumonia.runtime.atomic import new_folder, write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, OutputError
-from pneumonia.runtime.model.bundle import (
+from pneumonia.runtime.storage.bundle import (
     MANIFEST,
     MODEL_CARD,
     OPERATING_POINTS,

@@ -10,7 +10,7 @@ from pneumonia.runs.compression import read_compression, read_run_json
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import METRICS_FILE, STATE_FILE
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.bundle import OPERATING_POINTS
+from pneumonia.runtime.storage.bundle import OPERATING_POINTS
 
 CHOSEN = ("schema", "selected_on", "box_scale", "calibration")
 UNCALIBRATED = {"default": {"threshold": 0.5, "source": "not calibrated"}}

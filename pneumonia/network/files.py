@@ -12,9 +12,9 @@ from pneumonia.network.module import check_tensors
 from pneumonia.runs.checksums import check_files
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import ArtefactError, SpecError
-from pneumonia.runtime.model.bundle import SPEC, WEIGHTS
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.model.spec_json import parse_spec, spec_text
+from pneumonia.runtime.storage.bundle import SPEC, WEIGHTS
 from pneumonia.runtime.storage.packing import dense_tensors, measured_spec, packed_tensors
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from pneumonia.runtime.detection.heads import class_outputs
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.heads import class_outputs
 from pneumonia.runtime.model.layers import GlobalAvgPool, Linear
 from pneumonia.runtime.model.spec import NetworkSpec
 

@@ -12,9 +12,9 @@ from pneumonia.network.files import load_model
 from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.bundle import MANIFEST, load_bundle
 from pneumonia.runtime.model.layers import Conv, Linear
 from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.storage.bundle import MANIFEST, load_bundle
 
 SCHEMA = "pneumonia.inspection/1"
 

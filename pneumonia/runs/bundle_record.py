@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from pneumonia.recipes import recipe_path
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 
 # Training recipe of bundles whose manifest holds none.
 DEFAULT_TRAINING = "rsna"

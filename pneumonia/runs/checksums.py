@@ -12,7 +12,7 @@ from typing import Any
 from pneumonia.runs.names import CHECKSUMS_FILE
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.bundle import file_record, file_sha256
+from pneumonia.runtime.storage.bundle import file_record, file_sha256
 
 SCHEMA = "pneumonia.checksums/1"
 

@@ -37,9 +37,9 @@ from pneumonia.runs.names import (
 from pneumonia.runs.stored_recipe import recipe_text
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PneumoniaError
-from pneumonia.runtime.model.bundle import MANIFEST, SPEC
 from pneumonia.runtime.model.spec import dense_weight_count
 from pneumonia.runtime.model.spec_json import parse_spec
+from pneumonia.runtime.storage.bundle import MANIFEST, SPEC
 
 SCHEMA = "pneumonia.run/1"
 PACKAGES = ("pneumonia", "torch", "numpy", "albumentations", "pillow")

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from typing import Iterator, Optional, Type
 
 DISCLAIMER = "Research use only. Not a medical device."
+RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"  # in DICOM objects and images
 
 
 class PneumoniaError(Exception):

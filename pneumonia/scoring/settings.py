@@ -10,10 +10,10 @@ from typing import Any
 
 from pneumonia import __version__
 from pneumonia.runtime.child import ChildLimits
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.bundle import OPERATING_POINTS, Bundle
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results.facts import ResultFacts
+from pneumonia.runtime.storage.bundle import OPERATING_POINTS, Bundle
 from pneumonia.scoring.image.records import ScoringModel
 from pneumonia.scoring.image.selection import SelectionRules, load_rules
 from pneumonia.scoring.outputs import OutputSettings

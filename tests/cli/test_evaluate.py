@@ -11,8 +11,8 @@ from evaluation.study.operating_points import choose, document
 from evaluation.study.submission import write_submission
 from pneumonia.cli import group, run
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.predictions import Prediction, read_predictions, write_predictions
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.evaluation.studies import study_cases
 from tests.runtime.bundles import brightness_detector, write_bundle
 

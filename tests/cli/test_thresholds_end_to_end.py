@@ -10,8 +10,8 @@ import pytest
 
 from evaluation.study.labels import read_labels
 from pneumonia.cli import group, run
-from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.predictions import read_predictions
+from pneumonia.runtime.storage.bundle import load_bundle
 
 pytestmark = pytest.mark.slow  # one training, shared by all
 

@@ -18,8 +18,8 @@ from pneumonia.network.accounting import account
 from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.files import load_model, save_model
 from pneumonia.runs.folder import RunFolder
+from pneumonia.runtime.detection.detector import DEFAULT_BUNDLE
 from pneumonia.runtime.errors import ArtefactError, ConfigError
-from pneumonia.runtime.model.detector import DEFAULT_BUNDLE
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import TrainRecipe
 from tests.tiny import QUICK_QUANTIZE, TinyRun, write_rectangles

@@ -15,11 +15,11 @@ from pneumonia.network.image_head import with_image_head
 from pneumonia.network.inspection import inspect_folder
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ExportError, OutputError
-from pneumonia.runtime.model.bundle import load_bundle, model_hash
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.layers import Conv, StorageSpec
+from pneumonia.runtime.storage.bundle import load_bundle, model_hash
 from tests.network.random_networks import random_tensors
 
 DISCLAIMER = "Research use only. Not a medical device."

@@ -24,6 +24,7 @@ from pneumonia.exporting.bundle import export
 from pneumonia.exporting.int8 import quantize_onnx, write_int8_bundle
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.exporting.refreeze import freeze_points
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import (
     ArtefactError,
@@ -32,10 +33,9 @@ from pneumonia.runtime.errors import (
     ExportError,
     OutputError,
 )
-from pneumonia.runtime.model.bundle import file_sha256, load_bundle
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.layers import Conv, Detect, StorageSpec
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
+from pneumonia.runtime.storage.bundle import file_sha256, load_bundle
 from pneumonia.runtime.storage.packing import measured_spec
 from tests.deploy_jetson.kernels.networks import random_image, random_tensors, residual_tower
 from tests.deploy_jetson.kernels.programs import HERE, needs_gcc

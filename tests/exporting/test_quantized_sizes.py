@@ -16,7 +16,7 @@ from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ExportError
-from pneumonia.runtime.model.bundle import ONNX, WEIGHTS, load_bundle
+from pneumonia.runtime.storage.bundle import ONNX, WEIGHTS, load_bundle
 
 ALPHA = 101 / 8192  # few significant bits, as the projection rounds it: exact times every level
 

@@ -8,7 +8,7 @@ import pytest
 from pneumonia.exporting.model_card import POINTS_TITLE, points_section, replace_points
 from pneumonia.exporting.refreeze import freeze_points
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.runtime.bundles import brightness_detector, write_bundle
 
 CHOSEN = {

@@ -2,8 +2,8 @@ import pytest
 
 from pneumonia.network.image_head import with_image_head, without_class_outputs
 from pneumonia.network.zoo import build
+from pneumonia.runtime.detection.heads import class_outputs, image_outputs
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.heads import class_outputs, image_outputs
 from pneumonia.runtime.model.spec_json import parse_spec, spec_text
 from tests.network.random_networks import random_tensors
 

@@ -6,7 +6,6 @@ import json
 import numpy as np
 
 from pneumonia.exporting.onnx_graph import emit_onnx
-from pneumonia.runtime.model.bundle import model_hash
 from pneumonia.runtime.model.layers import (
     Conv,
     Detect,
@@ -18,6 +17,7 @@ from pneumonia.runtime.model.layers import (
 )
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec, tensor_shapes
 from pneumonia.runtime.model.spec_json import spec_text
+from pneumonia.runtime.storage.bundle import model_hash
 from pneumonia.runtime.storage.packing import measured_spec, packed_tensors
 from pneumonia.runtime.storage.tensorfile import write_tensors
 

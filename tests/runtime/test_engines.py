@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 
 from pneumonia.network.module import Network
+from pneumonia.runtime.detection.detector import DEFAULT_BUNDLE, Detection, Detector
+from pneumonia.runtime.detection.heads import DecodeSettings
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import (
@@ -15,11 +17,9 @@ from pneumonia.runtime.errors import (
     InferenceError,
     SpecError,
 )
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import DEFAULT_BUNDLE, Detection, Detector
-from pneumonia.runtime.model.heads import DecodeSettings
 from pneumonia.runtime.model.layers import Conv, Flatten, GlobalAvgPool, Linear
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pydicom
 from PIL import Image
 
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import Engine
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results.files import file_bytes
 from pneumonia.runtime.results.identity import ALL_KINDS, CREATION
 from tests.runtime.dicoms import SERIES, chest_dataset, save, save_compressed

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import open_engine
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.runtime.bundles import brightness_detector, write_bundle
 
 

@@ -96,7 +96,7 @@ def test_every_engine_can_be_chosen():
 
 
 def test_without_a_bundle_the_fix_is_named(source, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pneumonia.runtime.model.detector.DEFAULT_BUNDLE", tmp_path / "nothing")
+    monkeypatch.setattr("pneumonia.runtime.detection.detector.DEFAULT_BUNDLE", tmp_path / "nothing")
     assert score(source, tmp_path / "out") == 2
     assert "--bundle" in capsys.readouterr().err
 

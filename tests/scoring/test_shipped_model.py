@@ -3,9 +3,9 @@
 import json
 
 from pneumonia.cli import group, run
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import DEFAULT_BUNDLE
+from pneumonia.runtime.detection.detector import DEFAULT_BUNDLE
 from pneumonia.runtime.model.predictions import read_predictions
+from pneumonia.runtime.storage.bundle import load_bundle
 
 MOST_BYTES = 8_000_000
 HEADINGS = ("Intended use", "Data and terms", "Failures", "Validation", "Groups")

@@ -131,8 +131,8 @@ def check_everything(config: DaemonConfig) -> None:
     Raises:
         PneumoniaError: With the exit code that a start would end with.
     """
-    from pneumonia.runtime.model.bundle import load_bundle
     from pneumonia.runtime.results import ResultFacts
+    from pneumonia.runtime.storage.bundle import load_bundle
 
     check_secrets(config)
     bundle = load_bundle(config.daemon.bundle)

@@ -18,7 +18,7 @@ from deploy_jetson.device.estimate.work import LayerWork
 from pneumonia.runtime.engines.kernels import REPORT
 from pneumonia.runtime.engines.thread_count import threads_of_work
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.bundle import Bundle
+from pneumonia.runtime.storage.bundle import Bundle
 
 KERNELS_REPORT = REPORT.format("cortex-a57")
 CORE_SCALING = 0.9  # of ideal over the cores, measured on x86 with pinned threads

@@ -10,7 +10,7 @@ from deploy_jetson.device.profile.recording import ProtocolSettings
 from pneumonia.runtime.engines import ENGINES
 from pneumonia.runtime.engines.thread_count import check_threads
 from pneumonia.runtime.errors import ConfigError, OutputError
-from pneumonia.runtime.model.bundle import Bundle, load_bundle
+from pneumonia.runtime.storage.bundle import Bundle, load_bundle
 
 MAX_NUMBER = 1e5  # seconds, and samples per second
 

@@ -41,6 +41,7 @@ from deploy_jetson.device.profile.request import (
 )
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import (
     DISCLAIMER,
@@ -50,9 +51,8 @@ from pneumonia.runtime.errors import (
     SpecError,
     os_errors_as,
 )
-from pneumonia.runtime.model.bundle import Bundle, file_record
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import Bundle, file_record
 
 SCHEMA = "pneumonia.energy/1"
 ENERGY = "energy.json"

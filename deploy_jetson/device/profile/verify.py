@@ -29,7 +29,7 @@ from deploy_jetson.device.profile.recording import (
 )
 from deploy_jetson.device.profile.sweep import ENERGY, MEASURED, SCHEMA
 from pneumonia.runtime.errors import ArtefactError, DataError
-from pneumonia.runtime.model.bundle import file_sha256
+from pneumonia.runtime.storage.bundle import file_sha256
 
 LOW_CLOCK_FLAGS = ("throttled", "governor")  # not the board that the estimator predicts
 MAX_BYTES = 256 * 1024 * 1024

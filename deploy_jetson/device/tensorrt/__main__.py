@@ -15,7 +15,7 @@ from deploy_jetson.device.tensorrt.engine import (
 )
 from deploy_jetson.device.utf8 import run_command
 from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

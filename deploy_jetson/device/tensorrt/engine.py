@@ -30,7 +30,7 @@ from deploy_jetson.device.tensorrt.cuda import CudaRuntime, DeviceBuffer
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
-from pneumonia.runtime.model.bundle import INT8, Bundle, file_sha256
+from pneumonia.runtime.storage.bundle import INT8, Bundle, file_sha256
 
 BUNDLE_VARIABLE = "PNEUMONIA_BUNDLE"  # set by `pneumonia-device`
 PRECISION_VARIABLE = "PNEUMONIA_TENSORRT_PRECISION"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pneumonia.runtime.model.heads import DEFAULT_SETTINGS
+from pneumonia.runtime.detection.heads import DEFAULT_SETTINGS
 from pneumonia.runtime.model.spec import NetworkSpec
 
 

@@ -91,7 +91,7 @@ else
         || { rm -rf "$new"; fail "numpy, Pillow, pydicom and pynetdicom are needed: the archive was made without wheels" 10; }
 fi
 interpreter=$(command -v "$python")
-PYTHONPATH=$new/lib "$interpreter" -c 'import deploy_jetson.device.daemon.config, pneumonia.runtime.model.detector' \
+PYTHONPATH=$new/lib "$interpreter" -c 'import deploy_jetson.device.daemon.config, pneumonia.runtime.detection.detector' \
     || { rm -rf "$new"; fail "the program does not start with this Python" 10; }
 find "$new" -type d -name __pycache__ -prune -exec rm -rf {} +
 

@@ -52,7 +52,7 @@ def read_model(path: Path) -> "MeasuredNetwork":
     from pneumonia.network.accounting import account
     from pneumonia.network.files import load_model
     from pneumonia.runs.folder import RunFolder
-    from pneumonia.runtime.model.bundle import MANIFEST, load_bundle
+    from pneumonia.runtime.storage.bundle import MANIFEST, load_bundle
 
     if (path / MANIFEST).is_file():
         bundle = load_bundle(str(path))

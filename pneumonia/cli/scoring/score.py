@@ -27,7 +27,7 @@ from pneumonia.runtime.errors import PartialFailure
 from pneumonia.runtime.plurals import counted
 
 if TYPE_CHECKING:
-    from pneumonia.runtime.model.detector import Detector
+    from pneumonia.runtime.detection.detector import Detector
     from pneumonia.scoring.batch.run import ScoreSettings, ScoreSummary
     from pneumonia.scoring.batch.send import SendSummary
     from pneumonia.scoring.inputs import InputSource
@@ -168,7 +168,7 @@ def command(
     second run into the same OUTPUT scores only what is new. A file that cannot be scored never
     stops the batch: manifest.jsonl has the reason, and the exit code is 3. Research use only.
     """
-    from pneumonia.runtime.model.detector import DEFAULT, Detector
+    from pneumonia.runtime.detection.detector import DEFAULT, Detector
 
     source, out = paths_and_source(paths, options)
     target = destination(options)

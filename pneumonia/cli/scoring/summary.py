@@ -14,7 +14,7 @@ from pneumonia.runtime.plurals import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pneumonia.runtime.model.detector import Detector
+    from pneumonia.runtime.detection.detector import Detector
     from pneumonia.scoring.batch.run import ScoreSettings, ScoreSummary
     from pneumonia.scoring.image.records import ImageRecord
     from pneumonia.scoring.inputs import InputSource

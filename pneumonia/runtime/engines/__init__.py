@@ -10,8 +10,8 @@ import numpy as np
 from pneumonia.runtime.engines.thread_count import check_threads
 from pneumonia.runtime.errors import ConfigError, DataError, DeviceError
 from pneumonia.runtime.image.preprocess import Letterbox, letterbox
-from pneumonia.runtime.model.bundle import INT8, ONNX, Bundle
 from pneumonia.runtime.model.spec import NetworkSpec, output_shape
+from pneumonia.runtime.storage.bundle import INT8, ONNX, Bundle
 
 ENGINES = ("auto", "tensorrt", "kernels", "onnxruntime", "reference")
 # Engines that live outside this package: name -> the library they need, and the module whose

@@ -15,7 +15,7 @@ from pneumonia.runtime.engines.processor import Processor, precision_of, read_pr
 from pneumonia.runtime.engines.thread_count import fitting_threads
 from pneumonia.runtime.errors import DeviceError, PneumoniaError
 from pneumonia.runtime.image.preprocess import Letterbox, check_pixels, letterbox_place
-from pneumonia.runtime.model.bundle import INT8, Bundle
+from pneumonia.runtime.storage.bundle import INT8, Bundle
 
 LIBRARY = "libmodel-{}.so"
 REPORT = "kernels-{}.json"

@@ -7,7 +7,7 @@ import onnxruntime
 
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import ArtefactError, DeviceError
-from pneumonia.runtime.model.bundle import Bundle
+from pneumonia.runtime.storage.bundle import Bundle
 
 
 class OnnxEngine(Engine):

@@ -9,11 +9,10 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import numpy as np
 from PIL import Image
 
-from pneumonia.runtime.errors import DicomError
+from pneumonia.runtime.errors import RESEARCH_ONLY, DicomError
 from pneumonia.runtime.image.codestream import ends_properly
 from pneumonia.runtime.image.display import DisplayPlan, to_grey
 from pneumonia.runtime.image.read_limits import ReadLimits
-from pneumonia.runtime.results.facts import RESEARCH_ONLY
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DEEP_COLOURS = {2: 3, 4: 2, 6: 4}  # colour type of a PNG -> channels, grey without alpha left out

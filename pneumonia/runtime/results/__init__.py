@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pneumonia.runtime.image.dicom_header import spacing_mm
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results.capture import SECONDARY_CAPTURE, build_capture
-from pneumonia.runtime.results.facts import RESEARCH_ONLY, ImageResult, ResultFacts, result_of
+from pneumonia.runtime.results.facts import ImageResult, ResultFacts, result_of
 from pneumonia.runtime.results.files import file_bytes, write_dicom
 from pneumonia.runtime.results.header import (
     header_bytes,
@@ -30,7 +30,6 @@ from pneumonia.runtime.results.report import COMPREHENSIVE_SR, build_report
 __all__ = [
     "KINDS",
     "KIND_OF",
-    "RESEARCH_ONLY",
     "SOP_CLASSES",
     "SYNTAXES",
     "ImageResult",

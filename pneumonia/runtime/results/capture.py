@@ -6,10 +6,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
+from pneumonia.runtime.errors import RESEARCH_ONLY
 from pneumonia.runtime.image.attributes import first_text, joined_text
 from pneumonia.runtime.image.dicom_header import spacing_mm
 from pneumonia.runtime.image.preprocess import resize
-from pneumonia.runtime.results.facts import RESEARCH_ONLY, ImageResult, ResultFacts
+from pneumonia.runtime.results.facts import ImageResult, ResultFacts
 from pneumonia.runtime.results.objects import (
     image_reference,
     new_object,

@@ -4,10 +4,9 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from pneumonia.runtime.model.bundle import Bundle
 from pneumonia.runtime.model.predictions import Prediction
+from pneumonia.runtime.storage.bundle import Bundle
 
-RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR CLINICAL USE"
 POSITIVE, NEGATIVE, INDETERMINATE = "positive", "negative", "indeterminate"
 
 

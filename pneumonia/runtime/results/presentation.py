@@ -6,11 +6,12 @@ import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from pneumonia.runtime.errors import RESEARCH_ONLY
 from pneumonia.runtime.image.attributes import first_numbers, first_text, only_integer
 from pneumonia.runtime.image.dicom_header import spacing_mm
 from pneumonia.runtime.image.display import LINEAR, DisplayPlan, VoiWindow
 from pneumonia.runtime.results.content import Box, corners
-from pneumonia.runtime.results.facts import RESEARCH_ONLY, ImageResult, ResultFacts
+from pneumonia.runtime.results.facts import ImageResult, ResultFacts
 from pneumonia.runtime.results.header import decimal, display_plan
 from pneumonia.runtime.results.objects import (
     image_reference,

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.child.archives import member_file
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError, DicomError
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import Detector
+from pneumonia.runtime.storage.bundle import load_bundle
 from pneumonia.scoring.batch.image_job import ImageJob, RenderedStudy
 from pneumonia.scoring.batch.pipeline import Stop
 from pneumonia.scoring.batch.run import Scorer

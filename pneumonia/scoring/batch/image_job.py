@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pneumonia.runtime.atomic import FileGroup, json_bytes
 from pneumonia.runtime.child import DecodedFile, DecodingChild, FileRequest, Wanted
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.errors import DeviceError, InferenceError
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.results import header_from_bytes
 from pneumonia.scoring.batch.audit import STUDIES
 from pneumonia.scoring.image.deidentify import deidentified_header

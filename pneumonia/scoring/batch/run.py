@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia.runtime.atomic import write_json, write_text
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.errors import DISCLAIMER, OutputError
-from pneumonia.runtime.model.bundle import MODEL_CARD
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.predictions import write_predictions
 from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.storage.bundle import MODEL_CARD
 from pneumonia.scoring.batch.audit import (
     FAILED,
     FINISHED,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumonia.runtime.model.bundle import Bundle
+from pneumonia.runtime.storage.bundle import Bundle
 from pneumonia.scoring.image.records import ScoringModel
 from pneumonia.scoring.outputs.overlay import OverlayWriter
 from pneumonia.scoring.outputs.protocol import FinishedBatch, OutputWriter, ScoredStudy

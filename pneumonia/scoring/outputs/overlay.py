@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from pneumonia.runtime.errors import RESEARCH_ONLY
 from pneumonia.runtime.image.preprocess import resize
-from pneumonia.runtime.results.facts import RESEARCH_ONLY
 from pneumonia.scoring.outputs.protocol import FinishedBatch, PictureWriter, ScoredStudy
 
 MAX_SIDE = 1024

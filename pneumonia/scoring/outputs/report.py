@@ -20,18 +20,17 @@ from PIL import Image
 from evaluation.report.page import html_environment
 from evaluation.report.wording import point_name
 from pneumonia.runtime.atomic import write_text
-from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.errors import DISCLAIMER, RESEARCH_ONLY
 from pneumonia.runtime.image.preprocess import resize
-from pneumonia.runtime.model.bundle import MODEL_CARD, Bundle
 from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.results.facts import (
     INDETERMINATE,
     NEGATIVE,
     POSITIVE,
-    RESEARCH_ONLY,
     Finding,
     result_of,
 )
+from pneumonia.runtime.storage.bundle import MODEL_CARD, Bundle
 from pneumonia.scoring.image.records import NOT_SCORED, ImageRecord, ScoringModel
 from pneumonia.scoring.outputs.protocol import FinishedBatch, PictureWriter, ScoredStudy
 from pneumonia.scoring.outputs.tables import FLAG_ORDER, worklist_order

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pneumonia.runtime.model.heads import MAX_LOG_SIZE, class_outputs, image_outputs
+from pneumonia.runtime.detection.heads import MAX_LOG_SIZE, class_outputs, image_outputs
 from pneumonia.runtime.model.layers import Detect
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import LossConfig

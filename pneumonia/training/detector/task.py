@@ -12,10 +12,10 @@ from data_prep.augment.augmenter import Augmenter
 from data_prep.augment.composite import Compositor
 from data_prep.dataset.reader import Dataset
 from pneumonia.network.module import Network
+from pneumonia.runtime.detection.heads import class_outputs, image_outputs
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.image.preprocess import normalise
 from pneumonia.runtime.label_table import LUNG_OPACITY
-from pneumonia.runtime.model.heads import class_outputs, image_outputs
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import DataConfig, TrainRecipe
 from pneumonia.training.detector.loss import DetectionLoss, LossCounts

@@ -17,11 +17,11 @@ from evaluation.study.labels import make_labels
 from evaluation.study.operating_points import choose, document, image_set_digest
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.detection.heads import DEFAULT_SETTINGS, detections
 from pneumonia.runtime.image.preprocess import network_input
-from pneumonia.runtime.model.bundle import OPERATING_POINTS
-from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, detections
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
 from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.storage.bundle import OPERATING_POINTS
 from pneumonia.training.config import ValidationConfig
 from pneumonia.training.task import SELECTION
 

@@ -24,7 +24,7 @@ from pneumonia.runs.stored_recipe import refuse_other_recipe
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, ExportError, OutputError
 from pneumonia.runtime.image.preprocess import network_input
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.tiny import QUICK_QUANTIZE
 
 

@@ -15,12 +15,12 @@ from deploy_jetson.kernels.generate import generate_library
 from pneumonia.cli import run as run_command
 from pneumonia.cli.model import kernels as verb
 from pneumonia.network.zoo import build
+from pneumonia.runtime.detection.detector import DEFAULT_BUNDLE
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.engines.thread_count import fitting_threads
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import DEFAULT_BUNDLE
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.deploy_jetson.kernels.networks import (
     random_image,
 )

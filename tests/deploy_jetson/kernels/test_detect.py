@@ -12,14 +12,14 @@ from PIL import Image
 from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.kernels.compile.targets import TARGETS, cpu_features
 from deploy_jetson.kernels.generate import generate_library
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.engines.kernels import KernelsEngine
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.image.preprocess import letterbox
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.layers import Conv, Linear
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.deploy_jetson.kernels.programs import (
     CROSS_LIBC,
     QEMU,

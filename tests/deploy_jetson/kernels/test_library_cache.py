@@ -19,7 +19,7 @@ from pneumonia.cli import run as run_command
 from pneumonia.cli.scoring import score as score_verb
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import DeviceError
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.deploy_jetson.kernels.networks import random_image
 from tests.runtime.bundles import varied_detector, write_bundle
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[3]
 OPEN = """
 import sys
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 from pneumonia.runtime.engines import open_engine
 print(open_engine(load_bundle(sys.argv[1])).name)
 """

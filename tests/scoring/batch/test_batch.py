@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pneumonia.runtime.child import ChildLimits
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, OutputError
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.scoring.batch.folder import FolderInUse, locked_folder
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch

@@ -3,7 +3,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from pneumonia.scoring.outputs.overlay import BOX_COLOUR, RESEARCH_ONLY, STRIP, draw_overlay
+from pneumonia.runtime.errors import RESEARCH_ONLY
+from pneumonia.scoring.outputs.overlay import BOX_COLOUR, STRIP, draw_overlay
 
 NONE = np.zeros((0, 4), np.float32)
 

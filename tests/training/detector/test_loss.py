@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pneumonia.network.image_head import with_image_head
+from pneumonia.runtime.detection.heads import decode_heads
 from pneumonia.runtime.model.boxes import cxcywh_to_xyxy
-from pneumonia.runtime.model.heads import decode_heads
 from pneumonia.runtime.model.layers import Conv, Detect, GlobalAvgPool
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 from pneumonia.training.config import LossConfig

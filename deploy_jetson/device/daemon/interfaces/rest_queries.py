@@ -21,7 +21,7 @@ from deploy_jetson.device.daemon.store.spool import ImageSpool
 from deploy_jetson.device.daemon.work.answers import moment
 from deploy_jetson.device.daemon.work.model import ServedModel
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.model.bundle import MODEL_CARD
+from pneumonia.runtime.storage.bundle import MODEL_CARD
 
 MAX_LISTED = 500
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"

@@ -6,12 +6,12 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import numpy as np
 
 from deploy_jetson.device.daemon import logs
+from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError, InferenceError, PneumoniaError
-from pneumonia.runtime.model.bundle import Bundle, load_bundle
-from pneumonia.runtime.model.detector import Detector
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import ResultFacts
+from pneumonia.runtime.storage.bundle import Bundle, load_bundle
 
 WARM_UP = 2
 OpenEngine = Callable[[Bundle], Engine]

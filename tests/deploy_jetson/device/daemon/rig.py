@@ -21,8 +21,8 @@ from deploy_jetson.device.daemon.settings import (
 from deploy_jetson.device.daemon.work.model import ServedModel
 from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.engines import Engine
-from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.spec import output_shape
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.runtime.dicoms import chest_dataset, save
 from tests.waiting import wait_for
 

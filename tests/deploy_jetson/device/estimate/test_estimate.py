@@ -22,8 +22,8 @@ from deploy_jetson.device.estimate.tx2 import MODES
 from deploy_jetson.device.estimate.work import LayerWork, network_work, totals
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DataError
-from pneumonia.runtime.model.bundle import load_bundle
 from pneumonia.runtime.model.spec import tensor_shapes
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.runtime.bundles import varied_detector, write_bundle, write_manifest
 
 

@@ -35,7 +35,7 @@ from pneumonia.runtime.errors import (
     DeviceError,
     OutputError,
 )
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.deploy_jetson.device.tensorrt.fake_tensorrt import Host, HostCuda, fake_module
 from tests.deploy_jetson.device.trees import NVPMODEL, iio_tree, tx2_board, write
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle
@@ -362,7 +362,7 @@ def rewrite(path, change):
 
 def rehash(out):
     """What a careful forger would do: make the hashes fit again."""
-    from pneumonia.runtime.model.bundle import file_sha256
+    from pneumonia.runtime.storage.bundle import file_sha256
 
     def change(document):
         for entry in document["runs"]:

@@ -17,7 +17,7 @@ from deploy_jetson.device.tensorrt.engine import TensorRtEngine, check_input, re
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.deploy_jetson.device.tensorrt.fake_tensorrt import Host, HostCuda, fake_module
 from tests.runtime.bundles import brightness_detector, varied_detector, write_bundle, write_manifest
 

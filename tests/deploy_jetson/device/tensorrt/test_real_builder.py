@@ -10,7 +10,7 @@ import pytest
 
 from deploy_jetson.device.tensorrt.api import TensorRtApi
 from pneumonia.runtime.errors import DeviceError
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.runtime.bundles import varied_detector, write_bundle
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="the tensorrt-rtx-cu12 wheel is not installed")

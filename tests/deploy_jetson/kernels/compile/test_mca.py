@@ -16,8 +16,8 @@ from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsVariant
 from deploy_jetson.kernels.plan.lower import lower
 from deploy_jetson.kernels.plan.steps import variants_of
-from pneumonia.runtime.model.bundle import load_bundle
-from pneumonia.runtime.model.detector import bundle_path
+from pneumonia.runtime.detection.detector import bundle_path
+from pneumonia.runtime.storage.bundle import load_bundle
 
 ASSEMBLY = """
 	.text

@@ -14,7 +14,7 @@ from pneumonia.cli.model.kernels import command
 from pneumonia.runtime.engines.kernels import libraries
 from pneumonia.runtime.engines.processor import Processor, read_processor
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.runtime.bundles import varied_detector, write_bundle
 
 A57_FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"

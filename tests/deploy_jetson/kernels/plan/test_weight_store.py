@@ -20,7 +20,7 @@ from pneumonia.cli.model import kernels as verb
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import ArtefactError
-from pneumonia.runtime.model.bundle import load_bundle
+from pneumonia.runtime.storage.bundle import load_bundle
 from tests.deploy_jetson.kernels.networks import (
     every_op,
     keep_columns,

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pneumonia.runtime.detection.heads import DecodeSettings, decode_heads, detections, sigmoid
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.image.preprocess import Letterbox
 from pneumonia.runtime.model.boxes import iou_matrix
-from pneumonia.runtime.model.heads import DecodeSettings, decode_heads, detections, sigmoid
 from pneumonia.runtime.model.layers import Conv, Detect
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pneumonia.runtime.errors import ArtefactError, ConfigError
-from pneumonia.runtime.model.bundle import load_bundle, model_hash
+from pneumonia.runtime.storage.bundle import load_bundle, model_hash
 from pneumonia.runtime.storage.tensorfile import write_tensors
 from tests.runtime.bundles import (
     brightness_detector,

@@ -6,12 +6,12 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from pneumonia.runtime.detection.heads import DEFAULT_SETTINGS, DecodeSettings, detections
 from pneumonia.runtime.engines import Engine, open_engine
 from pneumonia.runtime.errors import ConfigError, InferenceError, SpecError
 from pneumonia.runtime.image.preprocess import normalise
-from pneumonia.runtime.model.bundle import Bundle, load_bundle
-from pneumonia.runtime.model.heads import DEFAULT_SETTINGS, DecodeSettings, detections
 from pneumonia.runtime.model.predictions import Prediction
+from pneumonia.runtime.storage.bundle import Bundle, load_bundle
 
 DEFAULT = "default"
 DEFAULT_BUNDLE = Path(__file__).parents[2] / "models" / "default"
