@@ -151,7 +151,7 @@ def _add_wheels(stage: Path, given: Path | None, board: BoardSystem) -> int:
     else:
         for path in sorted(given.glob("*.whl")):
             shutil.copyfile(path, folder / path.name)
-    (stage / "requirements.txt").write_text(requirements(folder, board))
+    (stage / "requirements.txt").write_text(requirements(given or folder, board))
     return len(list(folder.iterdir()))
 
 

@@ -12,7 +12,7 @@ from pneumonia.runtime.errors import DISCLAIMER
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(
-        prog="python3 -m deploy_jetson.device.daemon",
+        prog="pneumonia-device daemon",
         description="Score radiographs that arrive by DICOM, folder or HTTP.",
         epilog=DISCLAIMER,
     )

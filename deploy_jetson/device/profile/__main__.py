@@ -21,7 +21,12 @@ VERIFY = "verify"
 
 
 def _numbers(text: str) -> List[int]:
-    return [int(part) for part in text.split(",") if part.strip()]
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "expected numbers with commas, found {!r}".format(text)
+        ) from None
 
 
 def _names(text: str) -> List[str]:
@@ -32,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     defaults = ProtocolSettings()
     made = argparse.ArgumentParser(
-        prog="python3 -m deploy_jetson.device.profile",
+        prog="pneumonia-device profile",
         description="Measure energy and latency per image. `verify DIR` checks a profile.",
         epilog=DISCLAIMER,
     )
@@ -85,13 +90,24 @@ def _measure(arguments: Sequence[str]) -> None:
         check_flags(document)
 
 
+def _verify(arguments: Sequence[str]) -> None:
+    made = argparse.ArgumentParser(
+        prog="pneumonia-device profile verify",
+        description="Compute every figure of a profile again from its raw samples.",
+        epilog=DISCLAIMER,
+    )
+    made.add_argument("folder", metavar="DIR", help="Folder with energy.json")
+    folder = made.parse_args(list(arguments)).folder
+    sys.stdout.write("{} run(s) agree with their raw samples\n".format(verify(folder)))
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
 
     def work() -> None:
-        if given[:1] == [VERIFY] and len(given) == 2:
-            sys.stdout.write("{} run(s) agree with their raw samples\n".format(verify(given[1])))
+        if given[:1] == [VERIFY]:
+            _verify(given[1:])
         else:
             _measure(given)
 

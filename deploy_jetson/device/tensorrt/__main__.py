@@ -21,7 +21,7 @@ from pneumonia.runtime.storage.bundle import load_bundle
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Build or check; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python3 -m deploy_jetson.device.tensorrt",
+        prog="pneumonia-device engine",
         description="Build a bundle's TensorRT engine into the cache, or check the cached one.",
         epilog=DISCLAIMER,
     )

@@ -53,7 +53,10 @@ def unpack(requirements: str, wheels: str, target: str) -> str:
 
 
 if __name__ == "__main__":
-    message = unpack(*sys.argv[1:4])
+    try:
+        message = unpack(*sys.argv[1:4])
+    except OSError as error:
+        message = f"cannot write {sys.argv[3]}: {error.strerror}"
     if message:
         sys.stderr.write(f"error: {message}\n")
         sys.exit(1)

@@ -48,11 +48,11 @@ def unpacked(packed, tmp_path):
     return tmp_path / NAME
 
 
-def install(unpacked, root, *options, python=sys.executable):
+def install(unpacked, root, *options, python=sys.executable, cwd=None, path=os.environ["PATH"]):
     command = ["sh", str(unpacked / "install.sh"), "--root", str(root), "--python", python]
     return subprocess.run(
         [*command, "--any-machine", *options], capture_output=True, text=True, check=False,
-        env={"PATH": os.environ["PATH"]}, timeout=120,
+        env={"PATH": path}, cwd=cwd, timeout=120,
     )  # fmt: skip
 
 
@@ -183,6 +183,45 @@ def test_uninstall_leaves_what_is_the_users_until_purged(unpacked, tmp_path):
     assert files_below(root) == []
 
 
+def test_relative_paths_are_those_of_the_user(unpacked, tmp_path):
+    fake_python(tmp_path / "python", f'exec {sys.executable} "$@"')
+    for _ in range(2):  # the first one left files in the archive, which the second one refused
+        done = install(unpacked, "stage", python="./python", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    unit = (tmp_path / "stage/etc/systemd/system/pneumonia-daemon.service").read_text()
+    assert f"ExecStart={tmp_path}/./python" in unit
+
+
+def test_uninstall_removes_only_what_was_installed(unpacked, tmp_path):
+    root = tmp_path / "root"
+    other = root / "opt/other/program"
+    other.parent.mkdir(parents=True)
+    other.write_text("x")
+    assert install(unpacked, root, "--prefix", "/opt").returncode == 0
+    wrong = install(unpacked, root, "--prefix", "/opt/other", "--uninstall")
+    assert (wrong.returncode, "nothing is installed in" in wrong.stderr) == (2, True)
+    assert install(unpacked, root, "--prefix", "/opt", "--uninstall").returncode == 0
+    assert [path.name for path in (root / "opt").iterdir()] == ["other"]
+    assert other.read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["releases", "daemon.ini"])
+def test_a_full_disk_leaves_no_half_of_anything(unpacked, tmp_path, name):
+    """Programs that write fail as on a full disk: first the copy, then the configuration."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    tool = "cp" if name == "releases" else "cat"
+    fake_python(tools / tool, "echo half; echo 'No space left on device' >&2; exit 1")
+    root = tmp_path / "root"
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    done = install(unpacked, root, path=path)
+    assert done.returncode == 5, done.stderr
+    assert f"error: cannot write below {root}" in done.stderr
+    assert not [path for path in root.rglob("*") if path.name.endswith((".new", "daemon.ini"))]
+    assert install(unpacked, root).returncode == 0
+    assert "bundle = " in (root / "etc/pneumonia/daemon.ini").read_text()
+
+
 def flip_a_byte(unpacked):
     path = unpacked / "bundle" / "weights.safetensors"
     data = bytearray(path.read_bytes())
@@ -244,7 +283,13 @@ def test_another_processor_is_refused(unpacked, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [("--nonsense",), ("--prefix",), ("--prefix", "relative"), ("--user", "a b;rm -rf x")],
+    [
+        ("--nonsense",),
+        ("--prefix",),
+        ("--prefix", "relative"),
+        ("--user", "a b;rm -rf x"),
+        ("--user", ""),
+    ],
 )
 def test_wrong_options_of_the_installer(unpacked, tmp_path, options):
     assert install(unpacked, tmp_path / "root", *options).returncode == 2
@@ -403,5 +448,7 @@ def test_the_command(bundle, tmp_path, capsys):
     assert "sudo ./pneumonia-device/install.sh" in shown
     assert run(group, [*arguments, "--without-wheels", "--wheels", str(tmp_path)]) == 2
     assert run(group, [*arguments, "--wheels", str(tmp_path / "none")]) == 2
+    assert run(group, [*arguments, "--wheels", str(tmp_path)]) == 2
+    assert f"(in {tmp_path})" in capsys.readouterr().err  # not in a folder that is gone by now
     assert run(group, ["device-package", str(bundle), "--out", str(tmp_path / "a.zip")]) == 2
     assert run(group, ["device-package", str(tmp_path), "--out", str(out)]) == 4

@@ -584,6 +584,21 @@ def test_stand_alone(bundles, tmp_path, capsys):
     assert "error: Not a model bundle" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "shown"),
+    [
+        (["verify"], 2, "usage: pneumonia-device profile verify"),
+        (["verify", "--help"], 0, "usage: pneumonia-device profile verify"),
+        (["--help"], 0, "usage: pneumonia-device profile"),
+        (["B", "--out", "o", "--modes", "0,x"], 2, "expected numbers with commas, found '0,x'"),
+    ],
+)
+def test_wrong_use_names_the_operators_command(words, code, shown, capsys):
+    with pytest.raises(SystemExit, match=str(code)):
+        main(words)
+    assert shown in "".join(capsys.readouterr())
+
+
 def test_both_front_ends_have_the_same_options():
     from deploy_jetson.device.profile.__main__ import parser
     from pneumonia.cli.profile import measure
