@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reporting import RESULTS, argument_parser, environment, write_results
-from deploy_jetson.kernels.compile.targets import cpu_name
+from deploy_jetson.kernels.targets import cpu_name
 
 PACKAGES = ("torch", "onnxruntime", "numpy", "albumentations")
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}

@@ -30,7 +30,7 @@ from pneumonia.compression.admm.any_module import (
     ModuleCompression as ModuleCompression,
     match_parameters as match_parameters,
 )
-from pneumonia.compression.admm.any_network import NetworkPruning as NetworkPruning
+from pneumonia.compression.network_pruning import NetworkPruning as NetworkPruning
 from pneumonia.compression.admm.engine import Admm as Admm, AdmmResidual as AdmmResidual
 from pneumonia.compression.prune.depth_method import DepthMethod as DepthMethod
 from pneumonia.compression.prune.structured_method import StructuredMethod as StructuredMethod

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.compression.jobs import JOBS
 from benchmarks.compression.summary import Summary
-from evaluation.hardware.plots import to_png
+from evaluation.report.compression_plots import to_png
 from evaluation.report.plots import COLOURS, GRID, MARKS, new_figure
 
 PICTURE = Path(__file__).parents[1] / "results" / "compression_cifar.png"

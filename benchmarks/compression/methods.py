@@ -18,7 +18,7 @@ from benchmarks.compression.training import BATCH, Course, Images, Samples, accu
 from pneumonia.compression.admm.engine import Admm
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.prune.purify import purify
 from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
 from pneumonia.compression.prune.structured_method import StructuredMethod

@@ -9,7 +9,7 @@ from benchmarks.compression.cifar_page import cifar_section
 from benchmarks.compression.jobs import GOALS, JOBS, LINE_KINDS, LINE_RATES, Goal
 from benchmarks.compression.summary import Summary, summaries
 from benchmarks.compression.training import HELD_OUT
-from evaluation.hardware.plots import ParetoPoint, plot_pareto, to_png
+from evaluation.report.compression_plots import ParetoPoint, plot_pareto, to_png
 from evaluation.report.plots import COLOURS, MARKS, new_figure
 from pneumonia.runtime.atomic import write_text
 

@@ -23,7 +23,7 @@ from benchmarks.compression.tables import folder_of, loaded
 from benchmarks.compression.training import Images, accuracy, read_images
 from benchmarks.reporting import argument_parser
 from pneumonia.compression.compact.coupling import ChannelGraph, close_units
-from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.prune.purify import live_masks, purify
 from pneumonia.compression.sets.network_set import reads
 from pneumonia.compression.sets.structured import Columns

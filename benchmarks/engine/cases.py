@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.generate import generate_library, model_chooser
 from deploy_jetson.kernels.plan.layer_problem import problems_of
+from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.exporting.onnx_graph import emit_onnx
 from pneumonia.network.zoo import build

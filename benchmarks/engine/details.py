@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engine.cases import CASES, GROUP, network
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.generate import generate_library
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.kind import Choice
@@ -18,6 +17,7 @@ from deploy_jetson.kernels.kinds.registry import KINDS, candidates, kind_of, pre
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.plan.weight_store import STORAGES
+from deploy_jetson.kernels.targets import Target
 from deploy_jetson.kernels.tune.bench import LayerBench, candidate_steps
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.model.layers import Conv

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader
 
 from benchmarks.engine.peers import OURS, PEERS
-from deploy_jetson.kernels.compile.targets import NATIVE
+from deploy_jetson.kernels.targets import NATIVE
 
 SPARSE = {9: ("columns9", "combined9", "group_patterns9"),
           36: ("columns36", "combined36", "group_patterns36")}  # fmt: skip

@@ -21,11 +21,11 @@ from benchmarks.engine import peers
 from benchmarks.engine.cases import CASES, network
 from benchmarks.engine.ncnn_int8 import write_int8
 from benchmarks.engine.runner import Runner
-from deploy_jetson.kernels.compile.targets import TARGETS, find_target
+from deploy_jetson.kernels.compile.lower import Chooser
 from deploy_jetson.kernels.generate import generate_library, model_chooser
 from deploy_jetson.kernels.int8_weights import read_quantization
 from deploy_jetson.kernels.plan.layer_problem import problems_of
-from deploy_jetson.kernels.plan.lower import Chooser
+from deploy_jetson.kernels.targets import TARGETS, find_target
 from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.exporting.int8 import quantize_onnx
 from pneumonia.exporting.onnx_graph import emit_onnx

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.targets import Target
 
 PEAK_SOURCE = r"""
 #include <stdio.h>

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from deploy_jetson.kernels.compile.compilers import find_compiler
+from deploy_jetson.kernels.compile.lower import NetworkPlan, lower
 from deploy_jetson.kernels.compile.mca import HotLoop, find_mca, hot_loops
 from deploy_jetson.kernels.compile.source import WEIGHTS, write_plan
-from deploy_jetson.kernels.compile.targets import TARGETS, Target
 from deploy_jetson.kernels.generate import model_chooser
-from deploy_jetson.kernels.plan.lower import NetworkPlan, lower
 from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
+from deploy_jetson.kernels.targets import TARGETS, Target
 from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.detection.detector import bundle_path
 from pneumonia.runtime.engines.reference import ReferenceEngine

@@ -44,8 +44,12 @@ from benchmarks.engine.peak import build_peak
 from benchmarks.engine.runner import EngineStopped, Runner, first_of_all
 from benchmarks.engine.scaling import measure_scaling
 from deploy_jetson.kernels.compile.compilers import find_compiler
+from deploy_jetson.kernels.compile.lower import lower
 from deploy_jetson.kernels.compile.mca import find_mca, hot_loops
-from deploy_jetson.kernels.compile.targets import (
+from deploy_jetson.kernels.generate import model_chooser
+from deploy_jetson.kernels.plan.steps import variants_of
+from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
+from deploy_jetson.kernels.targets import (
     NATIVE,
     TARGETS,
     Target,
@@ -53,10 +57,6 @@ from deploy_jetson.kernels.compile.targets import (
     find_target,
     runs_here,
 )
-from deploy_jetson.kernels.generate import model_chooser
-from deploy_jetson.kernels.plan.lower import lower
-from deploy_jetson.kernels.plan.steps import variants_of
-from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
 from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 

@@ -17,7 +17,7 @@ from benchmarks.compression.training import Images, read_images
 from benchmarks.reporting import write_results
 from benchmarks.torch_pruning_peer.halves import WEIGHTED, our_pruning, their_pruning
 from evaluation.metrics.intervals import t_quantile
-from pneumonia.compression.admm.any_network import NetworkPruning
+from pneumonia.compression.network_pruning import NetworkPruning
 from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
 from pneumonia.network.zoo import build

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from data_prep.annotation.agreement.consensus import Consensus, consensus_of
 from data_prep.annotation.candidates import TypeIndex
 from data_prep.annotation.mention_links import proposed_links, revise
-from data_prep.annotation.web.windowing import windowed_png
+from data_prep.annotation.windowing import windowed_png
 from data_prep.annotation.workspace.database import WorkspaceDatabase, open_database
 from data_prep.annotation.workspace.people import AnnotatorRegistry
 from data_prep.annotation.workspace.records import (

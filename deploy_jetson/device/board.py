@@ -7,11 +7,9 @@ import glob
 import os
 import platform
 import re
-import shutil
-import subprocess
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from deploy_jetson.device.power.ina3221 import read_text
+from deploy_jetson.device.system import read_text, run_program
 from pneumonia.runtime.errors import DeviceError
 
 TX2_SOC = "nvidia,tegra186"
@@ -31,7 +29,6 @@ NEAR_TRIP_C = 5.0
 LOAD_GOVERNORS = ("ondemand", "conservative", "schedutil", "interactive", "powersave",
                   "nvhost_podgov", "simple_ondemand", "tegra_wmark")  # fmt: skip
 CAP_SHARE = 0.95  # a clock below this share of its cap under load is held back
-PROGRAM_TIMEOUT_S = 30.0
 MODE_NAME = re.compile(r"Power Mode: *(\S+)")
 
 
@@ -161,32 +158,6 @@ class PowerModeNow(NamedTuple):
 
     number: int
     name: str
-
-
-def run_program(
-    command: List[str], any_status: bool = False, timeout_s: float = PROGRAM_TIMEOUT_S
-) -> Optional[str]:
-    """Standard output of a program; None when it is missing or fails.
-
-    Args:
-        any_status: Take the output whatever the exit status.
-        timeout_s: A program that takes longer is ended, and failed.
-    """
-    if shutil.which(command[0]) is None:
-        return None
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    succeeded = done.returncode == 0 or any_status
-    return done.stdout.decode("utf-8", "replace") if succeeded else None
 
 
 def power_mode() -> Optional[PowerModeNow]:

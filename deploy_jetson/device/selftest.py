@@ -19,12 +19,12 @@ import numpy as np
 from deploy_jetson.device.board import describe_board, take_snapshot
 from deploy_jetson.device.power.clock import MonotonicClock
 from deploy_jetson.device.power.find import MODEL, SENSORS, open_sensor
-from deploy_jetson.device.power.ina3221 import read_text
 from deploy_jetson.device.power.sensor import SensorGap
 from deploy_jetson.device.profile.recording import ProtocolSettings
 from deploy_jetson.device.profile.request import ProfileRequest
 from deploy_jetson.device.profile.sweep import profile
 from deploy_jetson.device.profile.verify import verify
+from deploy_jetson.device.system import read_text
 from deploy_jetson.device.tensorrt.engine import (
     BUNDLE_VARIABLE,
     TOLERANCES,

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 from deploy_jetson.kernels.compile.build_files import write_build_files
 from deploy_jetson.kernels.compile.compilers import find_compiler
+from deploy_jetson.kernels.compile.lower import Chooser
 from deploy_jetson.kernels.compile.mca import hot_loops
-from deploy_jetson.kernels.compile.targets import TARGETS, Target, find_target, runs_here
 from deploy_jetson.kernels.generate import generate_library, model_chooser, write_texts
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, LayerQuantization, problems_of
-from deploy_jetson.kernels.plan.lower import Chooser
 from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.plan.weight_store import STORAGES
 from deploy_jetson.kernels.report import describe
+from deploy_jetson.kernels.targets import TARGETS, Target, find_target, runs_here
 from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines.kernels import LIBRARY, REPORT

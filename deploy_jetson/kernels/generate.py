@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy_jetson.kernels.compile.compilers import compile_library, find_compiler
+from deploy_jetson.kernels.compile.lower import Chooser, NetworkPlan, lower
 from deploy_jetson.kernels.compile.scratch import write_scratch
 from deploy_jetson.kernels.compile.source import WEIGHTS, CSources, write_plan
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import cheapest
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, LayerQuantization, Weights
-from deploy_jetson.kernels.plan.lower import Chooser, NetworkPlan, lower
+from deploy_jetson.kernels.targets import Target
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.model.spec import NetworkSpec
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy_jetson.kernels.compile.compilers import find_compiler
-from deploy_jetson.kernels.compile.targets import Target, native_targets
+from deploy_jetson.kernels.targets import Target, native_targets
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import DeviceError, ExportError

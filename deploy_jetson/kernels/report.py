@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from deploy_jetson.kernels.compile.lower import NetworkPlan
 from deploy_jetson.kernels.compile.mca import HotLoop
 from deploy_jetson.kernels.compile.source import CSources
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import kind_of
-from deploy_jetson.kernels.plan.lower import NetworkPlan
+from deploy_jetson.kernels.targets import Target
 from pneumonia.runtime.engines.thread_count import threads_of_work
 
 SCHEMA = "pneumonia.kernels/1"

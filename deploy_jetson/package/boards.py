@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from deploy_jetson.kernels.compile.targets import TARGETS, Target
+from deploy_jetson.kernels.targets import TARGETS, Target
 from pneumonia.runtime.errors import ConfigError
 
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from evaluation.analysis.paired import ModelComparison
 from evaluation.hardware.footprint import read_footprint
-from evaluation.hardware.plots import ParetoPoint, plot_pareto
 from evaluation.hardware.tradeoff import (
     JudgedPair,
     ModelCost,
@@ -16,6 +15,7 @@ from evaluation.hardware.tradeoff import (
     read_cost,
 )
 from evaluation.report import wording
+from evaluation.report.compression_plots import ParetoPoint, plot_pareto
 from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable
 from pneumonia.runtime.detection.latency import interleaved_latency
 from pneumonia.runtime.engines import Engine, open_engine

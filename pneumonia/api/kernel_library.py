@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from deploy_jetson.kernels.compile.targets import NATIVE, SINGLE, find_target, runs_here
 from deploy_jetson.kernels.generate import generate_library
+from deploy_jetson.kernels.targets import NATIVE, SINGLE, find_target, runs_here
 from pneumonia.exporting.onnx_file import sample_input
 from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.module import Network, check_network

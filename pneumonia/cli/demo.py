@@ -211,7 +211,7 @@ def _select_test_studies(folder: DemoFolder) -> None:
 def _compile(bundle: Path) -> str:
     """Compile the model's generated kernels; returns why that is not possible, or nothing."""
     from deploy_jetson.kernels.compile.compilers import find_compiler
-    from deploy_jetson.kernels.compile.targets import find_target
+    from deploy_jetson.kernels.targets import find_target
 
     try:
         find_compiler(find_target("native"))

@@ -3,12 +3,16 @@
 import resource
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+from itertools import takewhile
+from pathlib import Path
 
 import pytest
 
 from tests.contracts.tree import PACKAGES, ROOT, imports_of, source_files
 
-# room -> rooms it may import, besides itself; the longest matching room of a module counts
+# package -> packages it may import, besides itself; of a module's, the longest name counts
 MAY_IMPORT = {
     "pneumonia.runtime": (),
     "pneumonia.recipes": ("pneumonia.runtime",),
@@ -17,7 +21,7 @@ MAY_IMPORT = {
     "evaluation.metrics": ("pneumonia.runtime",),
     "evaluation.study": ("pneumonia.runtime", "evaluation.metrics"),
     "evaluation.analysis": ("pneumonia.runtime", "evaluation.metrics", "evaluation.study"),
-    "evaluation.hardware": ("pneumonia.runtime", "evaluation.report"),
+    "evaluation.hardware": ("pneumonia.runtime",),
     "evaluation.report": (
         "pneumonia.runtime", "evaluation.metrics", "evaluation.study", "evaluation.analysis",
         "evaluation.hardware",
@@ -44,26 +48,52 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 
-def room_of(module: str) -> str | None:
-    """The room a dotted module name lies in, None when it is not ours."""
-    rooms = [room for room in MAY_IMPORT if module == room or module.startswith(room + ".")]
-    return max(rooms, key=len, default=None)
+def package_of(module: str) -> str | None:
+    """The package of `MAY_IMPORT` that a module belongs to, None for another program's."""
+    names = [name for name in MAY_IMPORT if module == name or module.startswith(name + ".")]
+    return max(names, key=len, default=None)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def violations() -> list[str]:
     found = []
     for path in source_files():
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        home = room_of(module)
-        assert home is not None, path
+        own = package_of(module_of(path))
+        assert own is not None, path
         for name, line in imports_of(path):
             if name == "pneumonia" or name.startswith("pneumonia.__version__"):
-                continue  # the version number is everybody's
-            target = room_of(name)
-            if target in (None, home):
+                continue  # every package may read the version number
+            target = package_of(name)
+            if target in (None, own):
                 continue
-            if not any(target == ok or target.startswith(ok + ".") for ok in MAY_IMPORT[home]):
-                found.append(f"{path.relative_to(ROOT)}:{line} ({home}) imports {name}")
+            if not any(target == ok or target.startswith(ok + ".") for ok in MAY_IMPORT[own]):
+                found.append(f"{path.relative_to(ROOT)}:{line} ({own}) imports {name}")
+    return found
+
+
+def circles() -> list[str]:
+    """Packages whose parts, modules and sub-folders as a whole, import each other in a circle."""
+    paths = source_files(*PACKAGES, "benchmarks")
+    graphs: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for module, path in [(module_of(path), path) for path in paths]:
+        for name, _ in imports_of(path):
+            ours, theirs = module.split("."), name.split(".")
+            n = sum(
+                1
+                for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
+            )
+            if 0 < n < min(len(ours), len(theirs)):
+                graphs[".".join(ours[:n])][ours[n]].add(theirs[n])
+    found = []
+    for package, graph in graphs.items():
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            found.append(f"{package}: {' -> '.join(error.args[1])}")
     return found
 
 
@@ -71,13 +101,35 @@ def test_imports_run_one_way():
     assert violations() == []
 
 
-def test_the_rule_sees_a_wrong_import(tmp_path, monkeypatch):
-    bad = tmp_path / "pneumonia" / "runtime" / "bad.py"
-    bad.parent.mkdir(parents=True)
-    bad.write_text("def f():\n    import pneumonia.training.loop\n")
+def test_the_parts_of_a_package_import_one_way():
+    assert circles() == []
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Writes source files of a tree that takes the place of this one."""
+    written = []
+
+    def write(name, text):
+        written.append(tmp_path / name)
+        written[-1].parent.mkdir(parents=True, exist_ok=True)
+        written[-1].write_text(text)
+
     monkeypatch.setattr("tests.contracts.test_imports.ROOT", tmp_path)
-    monkeypatch.setattr("tests.contracts.test_imports.source_files", lambda: [bad])
+    monkeypatch.setattr("tests.contracts.test_imports.source_files", lambda *folders: written)
+    return write
+
+
+def test_a_wrong_import_is_found(tree):
+    tree("pneumonia/runtime/bad.py", "def f():\n    import pneumonia.training.loop\n")
     assert len(violations()) == 1
+
+
+def test_a_circle_of_two_folders_is_found(tree):
+    tree("data_prep/x/one.py", "from data_prep.y.two import f\n")
+    tree("data_prep/y/two.py", "from data_prep.x import g\n")
+    tree("data_prep/x/__init__.py", "from data_prep.x import one\n")
+    assert circles() == ["data_prep: x -> y -> x"]
 
 
 HELP = """

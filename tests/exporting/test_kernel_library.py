@@ -8,7 +8,7 @@ import torch
 
 from pneumonia.api import kernel_library
 from pneumonia.api.kernel_library import write_kernels
-from pneumonia.compression.admm.any_network import NetworkPruning
+from pneumonia.compression.network_pruning import NetworkPruning
 from pneumonia.network.torch_import.imported import from_torch
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import ConfigError, ExportError, OutputError

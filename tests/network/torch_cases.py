@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
 from pneumonia.runtime.model.spec import NetworkSpec

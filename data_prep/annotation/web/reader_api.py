@@ -20,7 +20,7 @@ from data_prep.annotation.candidates import (
 from data_prep.annotation.mention_links import candidate_codes, check_links
 from data_prep.annotation.project import AnnotationProject
 from data_prep.annotation.web.session import RequestBody, logged_in, reader_name
-from data_prep.annotation.web.windowing import MAX_WIDTH, MIN_WIDTH
+from data_prep.annotation.windowing import MAX_WIDTH, MIN_WIDTH
 from data_prep.annotation.workspace.database import now
 from data_prep.annotation.workspace.records import (
     MANAGER,

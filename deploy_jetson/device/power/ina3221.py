@@ -7,7 +7,7 @@ mainline hwmon driver, millivolts and milliamperes. Numbers of devices move: eve
 import errno
 import glob
 import os
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 from deploy_jetson.device.power.sensor import (
     MILLIWATT,
@@ -17,6 +17,7 @@ from deploy_jetson.device.power.sensor import (
     scope_of,
     total_of,
 )
+from deploy_jetson.device.system import MAX_TEXT, read_text
 
 IIO = "sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*"
 IIO_OLD = "sys/bus/i2c/drivers/ina3221x/*/iio_device/rail_name_*"
@@ -24,7 +25,6 @@ HWMON = "sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label"
 HWMON_CHANNELS = ("1", "2", "3")  # in7 is the sum of the shunts, not a rail
 UNCONNECTED = ("", "NC")
 NOTES = ("running_mode", "polling_delay_0", "update_interval", "samples")
-MAX_TEXT = 512
 
 
 class RailChannel(NamedTuple):
@@ -32,15 +32,6 @@ class RailChannel(NamedTuple):
 
     rail: PowerRail
     paths: Tuple[str, ...]
-
-
-def read_text(path: str) -> Optional[str]:
-    """First line of a small file; None when it cannot be read."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(MAX_TEXT).decode("ascii", "replace").split("\n")[0].strip()
-    except OSError:
-        return None
 
 
 def _unique(name: str, chip: str, taken: Dict[str, RailChannel]) -> str:

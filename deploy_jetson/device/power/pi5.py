@@ -8,7 +8,6 @@ import re
 import shutil
 from typing import Dict, List, Tuple
 
-from deploy_jetson.device.board import run_program
 from deploy_jetson.device.power.sensor import (
     MILLIWATT,
     PowerRail,
@@ -16,6 +15,7 @@ from deploy_jetson.device.power.sensor import (
     SensorGap,
     SensorInfo,
 )
+from deploy_jetson.device.system import run_program
 from pneumonia.runtime.errors import DeviceError
 
 PROGRAM = "vcgencmd"

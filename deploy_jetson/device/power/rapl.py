@@ -4,7 +4,6 @@ import glob
 import os
 from typing import Dict, List, Tuple
 
-from deploy_jetson.device.power.ina3221 import read_text
 from deploy_jetson.device.power.sensor import (
     MILLIJOULE,
     PowerRail,
@@ -13,6 +12,7 @@ from deploy_jetson.device.power.sensor import (
     scope_of,
     total_of,
 )
+from deploy_jetson.device.system import read_text
 
 ZONES = "sys/class/powercap/intel-rapl:*"
 PREFIXES = ("package-", "psys", "core", "uncore", "dram")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from deploy_jetson.kernels.compile.targets import Target
-from deploy_jetson.kernels.kinds.templates import render
+from deploy_jetson.kernels.targets import Target
+from deploy_jetson.kernels.templates import render
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.engines.kernel_library import ABI
 

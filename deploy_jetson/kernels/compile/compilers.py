@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy_jetson.kernels.compile.targets import COMMON_FLAGS, GCC_FLAGS, Target
+from deploy_jetson.kernels.targets import COMMON_FLAGS, GCC_FLAGS, Target
 from pneumonia.runtime.errors import DeviceError, ExportError
 
 TIMEOUT_S = 900

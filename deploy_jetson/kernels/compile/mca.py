@@ -15,8 +15,8 @@ from typing import NamedTuple
 from deploy_jetson.kernels.compile.compilers import Compiler, find_compiler, run_compiler
 from deploy_jetson.kernels.compile.scratch import write_scratch
 from deploy_jetson.kernels.compile.source import kernel_texts
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.plan.steps import Variant
+from deploy_jetson.kernels.targets import Target
 
 NEWEST_LLVM, OLDEST_LLVM = 23, 14
 # the newest first: an older one has no models of newer cores

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.compile.lower import NetworkPlan
 from deploy_jetson.kernels.kinds.registry import FAMILIES
-from deploy_jetson.kernels.kinds.templates import KERNELS, render
 from deploy_jetson.kernels.plan.box_decoding import box_decoding
 from deploy_jetson.kernels.plan.c_values import initialiser, string_literal
-from deploy_jetson.kernels.plan.lower import NetworkPlan
 from deploy_jetson.kernels.plan.steps import KernelStep, StepRecord, Variant, variants_of
 from deploy_jetson.kernels.plan.weight_store import WeightStore
+from deploy_jetson.kernels.targets import Target
+from deploy_jetson.kernels.templates import KERNELS, render
 
 RUNTIME = KERNELS / "c"
 RUNTIME_FILES = ("pneumonia_model.h", "engine.h", "engine.c", "expand.c", "rounding.h",

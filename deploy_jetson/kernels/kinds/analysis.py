@@ -3,8 +3,8 @@
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
+from deploy_jetson.kernels.targets import Target
 
 SCATTERED = 1.5  # weights of shared lists over weights kept: from here on own lists are tried
 

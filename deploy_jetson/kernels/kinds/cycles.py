@@ -7,8 +7,8 @@ accumulators' start, bias, activation and stores, which dominates in very sparse
 reads from beyond the first-level cache costs too.
 """
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.register_tiles import split_row
+from deploy_jetson.kernels.targets import Target
 
 TILE_CYCLES = 14.0  # call, loop entry and the mispredicted exit
 VECTOR_CYCLES = 1.6  # start, bias, activation, store of one accumulator

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
+from deploy_jetson.kernels.targets import Target
 
 Choice = tuple[int, ...]  # of every kind a NamedTuple of its own
 

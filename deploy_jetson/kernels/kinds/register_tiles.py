@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.targets import Target
 
 MAX_PIXELS = 14
 MAX_VECTORS = 8

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds import columns, dots, patterns, rows, taps, winograd
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.dots import tiles
 from deploy_jetson.kernels.kinds.kind import Choice, KernelFamily, KernelKind
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
+from deploy_jetson.kernels.targets import Target
 
 # In the order in which candidates are offered: of equal ones the first is taken.
 KINDS: Mapping[str, KernelKind] = {

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.plan.c_values import CValue, blocked
 from deploy_jetson.kernels.plan.steps import StepRecord, activation
 from deploy_jetson.kernels.plan.tensors import (
@@ -15,6 +14,7 @@ from deploy_jetson.kernels.plan.tensors import (
     int32,
 )
 from deploy_jetson.kernels.plan.weight_store import WeightStore
+from deploy_jetson.kernels.targets import Target
 
 INPUT_BANDS = 4  # units of work of one channel
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.plan.c_values import CValue, blocked
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, Weights
 from deploy_jetson.kernels.plan.rounding import REAL, Rounding
 from deploy_jetson.kernels.plan.tensors import Buffer, ChannelView, Ints
 from deploy_jetson.kernels.plan.weight_store import WeightStore
+from deploy_jetson.kernels.targets import Target
 from pneumonia.runtime.model.layers import LEAKY_SLOPE
 
 SLOPES = {"linear": 1.0, "relu": 0.0, "leaky_relu": LEAKY_SLOPE}

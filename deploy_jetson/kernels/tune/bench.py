@@ -12,6 +12,7 @@ from deploy_jetson.kernels.compile.compilers import (
     link_library,
     source_files,
 )
+from deploy_jetson.kernels.compile.lower import NetworkPlan
 from deploy_jetson.kernels.compile.scratch import write_scratch
 from deploy_jetson.kernels.compile.source import (
     NETWORK,
@@ -20,15 +21,14 @@ from deploy_jetson.kernels.compile.source import (
     kernel_texts,
     write_plan,
 )
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.dots.step import QuantizeStep
 from deploy_jetson.kernels.kinds.kind import Choice
 from deploy_jetson.kernels.kinds.registry import kind_of
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
-from deploy_jetson.kernels.plan.lower import NetworkPlan
 from deploy_jetson.kernels.plan.memory import BufferLifetime, plan_memory
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, KernelStep, Step, Variant
 from deploy_jetson.kernels.plan.tensors import Buffer, view_of
+from deploy_jetson.kernels.targets import Target
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.model.layers import Conv
 from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec

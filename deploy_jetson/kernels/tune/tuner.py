@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from deploy_jetson.kernels.compile.targets import Target, cpu_name
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.dots.words import exact_dots
 from deploy_jetson.kernels.kinds.kind import Choice
@@ -18,6 +17,7 @@ from deploy_jetson.kernels.kinds.registry import KINDS, candidates, kind_of, pre
 from deploy_jetson.kernels.library_cache import user_cache_folder
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from deploy_jetson.kernels.plan.steps import variants_of
+from deploy_jetson.kernels.targets import Target, cpu_name
 from deploy_jetson.kernels.tune.bench import LayerBench, candidate_steps
 from deploy_jetson.kernels.tune.search import search
 from pneumonia.runtime.atomic import write_json

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from deploy_jetson.kernels.compile.targets import TARGET_HELP
+from deploy_jetson.kernels.targets import TARGET_HELP
 from pneumonia.cli.options import PATH
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 

@@ -15,7 +15,7 @@ from pneumonia.compression.compact.branches import drop_zero_branches
 from pneumonia.compression.compact.constants import find_constants
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.dead_paths import DeadPaths, find_dead_paths
-from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.network.module import check_tensors
 from pneumonia.runtime.model import layers
 from pneumonia.runtime.model.ops import parts_of

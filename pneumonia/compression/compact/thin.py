@@ -13,7 +13,7 @@ from torch import Tensor
 from pneumonia.compression.compact.compaction import shrink
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.dead_paths import find_dead_paths
-from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.runtime.model.ops import parts_of
 from pneumonia.runtime.model.spec import NetworkSpec
 

@@ -1,8 +1,8 @@
 """Fine-tuning: a run is trained on, and what pruning removed stays removed."""
 
 from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.compact.masks import MaskHook
 from pneumonia.compression.phase import RETRAIN
-from pneumonia.compression.prune.masks import MaskHook
 from pneumonia.compression.prune.recipe import FineTuneRecipe, retrain_config
 from pneumonia.compression.result import CompressedNetwork, CompressionJob
 from pneumonia.network.averaging import average_weights

@@ -11,8 +11,8 @@ from torch import Tensor
 from pneumonia.compression.compact.compaction import compact, zeros_outside
 from pneumonia.compression.compact.coupling import ChannelGraph, select_layers, unmatched_pattern
 from pneumonia.compression.compact.equality import check_compacted
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.compact.storage_choice import smallest_storage
-from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.compression.prune.purify_stage import FOLDER as PURIFY
 from pneumonia.compression.prune.purify_stage import run_purify
 from pneumonia.compression.prune.rates import TOLERANCE, LayerRates, ladder_rates

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.prune.purify import purify
 from pneumonia.compression.prune.rates import regrouped
 from pneumonia.compression.prune.recipe import PurifyPhase

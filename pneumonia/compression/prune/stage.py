@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule, read_rows
 from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.compact.masks import MaskHook
 from pneumonia.compression.compact.thin import thin
 from pneumonia.compression.phase import ADMM, RETRAIN, Trainer, is_finished
-from pneumonia.compression.prune.masks import MaskHook
 from pneumonia.compression.prune.method import LadderStage
 from pneumonia.compression.prune.rates import (
     MOST_NAMED,

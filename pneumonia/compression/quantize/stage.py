@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule
 from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.compact.masks import MaskHook
 from pneumonia.compression.phase import ADMM, SNAP, STRAIGHT_THROUGH, Trainer
-from pneumonia.compression.prune.masks import MaskHook
 from pneumonia.compression.quantize.recipe import QuantizeRecipe, quantizing_config
 from pneumonia.compression.quantize.snap import SnapHook, partial_shares
 from pneumonia.compression.quantize.straight_through import StraightThroughHook

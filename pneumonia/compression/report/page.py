@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from evaluation.hardware import crossbar, plots, sot_mram
+from evaluation.hardware import crossbar, sot_mram
+from evaluation.report import compression_plots as plots
 from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable, render
 from pneumonia.compression.quantize.mismatch import ChipMetrics
 from pneumonia.network.accounting import FLOAT_BITS, NetworkAccount

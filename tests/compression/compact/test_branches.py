@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pneumonia.compression.admm.any_network import NetworkPruning
 from pneumonia.compression.compact.branches import Branch, residual_branches
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.network_pruning import NetworkPruning
 from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.exporting.onnx_file import write_onnx
 from pneumonia.network.accounting import account

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.image_head import with_image_head
 from pneumonia.network.zoo import build

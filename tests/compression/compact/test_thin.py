@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.compact.thin import thin
-from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.network.zoo import build
 from pneumonia.runtime.model.layers import Conv
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec

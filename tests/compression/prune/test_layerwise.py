@@ -5,6 +5,7 @@ import torch
 
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
@@ -12,7 +13,6 @@ from pneumonia.compression.prune.layerwise import (
     IrregularMethod,
     PatternMethod,
 )
-from pneumonia.compression.prune.masks import masked_tensors
 from pneumonia.compression.prune.rates import LayerRates, StageStart, plan_rate
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network, initialise

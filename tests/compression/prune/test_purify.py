@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.prune.masks import masked_tensors
+from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.prune.purify import (
     PurifyThresholds,
     purified_masks,

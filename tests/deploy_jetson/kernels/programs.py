@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy_jetson.kernels.compile.lower import lower
 from deploy_jetson.kernels.compile.source import write_plan
-from deploy_jetson.kernels.compile.targets import TARGETS, runs_here
 from deploy_jetson.kernels.generate import generate_library, model_chooser
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import cheapest
-from deploy_jetson.kernels.plan.lower import lower
+from deploy_jetson.kernels.targets import TARGETS, runs_here
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.engines.processor import precision_of
 from pneumonia.runtime.model.layers import Flatten, Linear

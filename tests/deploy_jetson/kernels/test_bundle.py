@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from deploy_jetson.kernels.bundle import add_kernels
-from deploy_jetson.kernels.compile.targets import TARGETS, cpu_features
 from deploy_jetson.kernels.generate import generate_library
+from deploy_jetson.kernels.targets import TARGETS, cpu_features
 from pneumonia.cli import run as run_command
 from pneumonia.cli.model import kernels as verb
 from pneumonia.network.zoo import build

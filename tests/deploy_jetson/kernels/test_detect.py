@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from deploy_jetson.kernels.bundle import add_kernels
-from deploy_jetson.kernels.compile.targets import TARGETS, cpu_features
 from deploy_jetson.kernels.generate import generate_library
+from deploy_jetson.kernels.targets import TARGETS, cpu_features
 from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.engines.kernels import KernelsEngine
@@ -373,9 +373,9 @@ def test_the_header_is_plain_c_and_c_plus_plus(tmp_path):
 def test_sanitizers_are_silent(bundle, tmp_path):
     result = add_kernels(bundle, TARGET, measure=False)
     sources = sorted(result.sources.glob("*.c"))
+    from deploy_jetson.kernels.compile.lower import lower
     from deploy_jetson.kernels.compile.source import write_plan
     from deploy_jetson.kernels.generate import model_chooser
-    from deploy_jetson.kernels.plan.lower import lower
 
     loaded = load_bundle(str(bundle))
     plan = lower(loaded.spec, loaded.weights(), TARGETS[TARGET], model_chooser(TARGETS[TARGET]))

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from deploy_jetson.kernels.bundle import add_kernels
+from deploy_jetson.kernels.compile.lower import lower
 from deploy_jetson.kernels.compile.source import write_plan
-from deploy_jetson.kernels.compile.targets import HALF, SINGLE, TARGETS, native_targets
 from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import KINDS
 from deploy_jetson.kernels.plan.layer_problem import problems_of
-from deploy_jetson.kernels.plan.lower import lower
+from deploy_jetson.kernels.targets import HALF, SINGLE, TARGETS, native_targets
 from pneumonia.runtime.engines.processor import Processor, precision_of
 from pneumonia.runtime.errors import ArtefactError
 from tests.deploy_jetson.kernels.networks import one_layer, random_tensors

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from deploy_jetson.kernels import library_cache
-from deploy_jetson.kernels.compile.targets import TARGETS, runs_here
+from deploy_jetson.kernels.targets import TARGETS, runs_here
 from pneumonia.cli import run as run_command
 from pneumonia.cli.scoring import score as score_verb
 from pneumonia.runtime.engines import open_engine

@@ -11,12 +11,12 @@ run over a strip of pixels, all rows of it; the sums rest in the output between 
 from collections.abc import Sequence
 from typing import Any
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsChoice, ColumnsVariant
 from deploy_jetson.kernels.kinds.columns.cost import candidates, cycles
 from deploy_jetson.kernels.kinds.columns.step import ColumnsStep
 from deploy_jetson.kernels.kinds.kind import KernelFamily, KernelKind
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
+from deploy_jetson.kernels.targets import Target
 
 
 def _context(variants: Sequence[ColumnsVariant], target: Target) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.columns.step import ColumnsStep
 from deploy_jetson.kernels.plan.c_values import CArray, CPointer, CValue
 from deploy_jetson.kernels.plan.steps import Step, StepRecord, Variant
 from deploy_jetson.kernels.plan.tensors import Buffer, round_up, view_of
 from deploy_jetson.kernels.plan.weight_store import WeightStore
+from deploy_jetson.kernels.targets import Target
 
 MAX_LEVELS = 3
 WORTH_BYTES = 600 * 1024  # a smaller map stays in the cache anyway

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.register_tiles import register_tiles
+from deploy_jetson.kernels.targets import Target
 
 
 class ColumnsChoice(NamedTuple):

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsChoice, strip_tiles, tail_pixels
 from deploy_jetson.kernels.kinds.cycles import CACHE_BYTES, L1_BYTES, TILE_CYCLES, row_cycles
 from deploy_jetson.kernels.kinds.register_tiles import register_tiles
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
+from deploy_jetson.kernels.targets import Target
 
 MIN_UNITS = 8
 PIECE_SHARES = (0.62, 0.86)  # of the first-level cache

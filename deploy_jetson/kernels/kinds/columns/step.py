@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.columns.choice import (
     ColumnsChoice,
     ColumnsVariant,
@@ -19,6 +18,7 @@ from deploy_jetson.kernels.plan.filters import pad_filters
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, StepRecord, Variant
 from deploy_jetson.kernels.plan.tensors import Ints, int32
 from deploy_jetson.kernels.plan.weight_store import WeightStore
+from deploy_jetson.kernels.targets import Target
 
 
 @dataclass(eq=False)

@@ -8,7 +8,6 @@ what other layers read.
 
 from collections.abc import Iterator
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds import columns
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.columns import cost
@@ -24,6 +23,7 @@ from deploy_jetson.kernels.kinds.dots.words import (
 from deploy_jetson.kernels.kinds.kind import KernelKind
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
 from deploy_jetson.kernels.plan.tensors import vectors_of
+from deploy_jetson.kernels.targets import Target
 
 
 def _candidates(analysis: LayerAnalysis, target: Target) -> Iterator[DotsChoice]:

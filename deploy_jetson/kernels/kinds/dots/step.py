@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from deploy_jetson.kernels.compile.dot_products import DotProduct
-from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.dot_products import DotProduct
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsChoice
 from deploy_jetson.kernels.kinds.columns.packing import FilterPanels, pack_panels
 from deploy_jetson.kernels.kinds.columns.step import ColumnsStep
@@ -28,6 +27,7 @@ from deploy_jetson.kernels.plan.tensors import (
     view_of,
 )
 from deploy_jetson.kernels.plan.weight_store import WeightStore
+from deploy_jetson.kernels.targets import Target
 
 WORTH_PAIRING = 0.6  # pairs per word: five instructions instead of three for each word
 NEARBY = 32  # words among which a partner is looked for

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.dots.step import QuantizeStep
 from deploy_jetson.kernels.kinds.dots.words import (
@@ -34,6 +33,7 @@ from deploy_jetson.kernels.plan.layer_problem import LayerQuantization, Weights
 from deploy_jetson.kernels.plan.rounding import HIGHEST
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
 from deploy_jetson.kernels.plan.tensors import Ints, vectors_of
+from deploy_jetson.kernels.targets import Target
 
 PAIR = 2  # channels per word: 16 bits each
 OUT_TILES = (2, 4)  # F(6,3) has no whole B^T and needs more than 16 bits

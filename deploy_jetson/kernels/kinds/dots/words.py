@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from deploy_jetson.kernels.compile.dot_products import DotProduct
-from deploy_jetson.kernels.compile.targets import Target
+from deploy_jetson.kernels.dot_products import DotProduct
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
 from deploy_jetson.kernels.plan.tensors import Ints
+from deploy_jetson.kernels.targets import Target
 
 WORD_BITS = 32
 QUANTIZE_CYCLES = 2.0  # to round one vector of activations at the end of the layer before

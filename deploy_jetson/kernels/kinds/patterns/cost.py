@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.cycles import NEON_BYTES
 from deploy_jetson.kernels.kinds.patterns.choice import PatternChoice
 from deploy_jetson.kernels.kinds.patterns.packing import count_loads, kernel_patterns
 from deploy_jetson.kernels.kinds.patterns.step import CACHE_FLOATS
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
+from deploy_jetson.kernels.targets import Target
 
 WEIGHT_REGISTERS = 4  # of one kernel
 SPARE_REGISTERS = 2  # an input vector, a temporary

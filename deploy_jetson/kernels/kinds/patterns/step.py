@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.patterns.choice import PatternChoice, PatternVariant
 from deploy_jetson.kernels.kinds.patterns.packing import Pattern, kernel_patterns, pack_patterns
 from deploy_jetson.kernels.kinds.register_tiles import split_row
@@ -19,6 +18,7 @@ from deploy_jetson.kernels.plan.tensors import (
     vectors_of,
 )
 from deploy_jetson.kernels.plan.weight_store import WeightStore
+from deploy_jetson.kernels.targets import Target
 
 # By bytes of a vector: inputs that one tile position touches in a block of channels, the likeliest
 # first. Short runs of kernels cost a mispredicted branch each, inputs beyond the first-level cache

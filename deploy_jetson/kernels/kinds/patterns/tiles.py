@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.patterns.choice import PatternVariant
 from deploy_jetson.kernels.kinds.patterns.packing import Pattern, sections
+from deploy_jetson.kernels.targets import Target
 
 
 class TileLoad(NamedTuple):

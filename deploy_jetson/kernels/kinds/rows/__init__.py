@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.kind import KernelFamily, KernelKind
 from deploy_jetson.kernels.plan.filters import pad_filters
@@ -19,6 +18,7 @@ from deploy_jetson.kernels.plan.layer_problem import Weights
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step, StepRecord, Variant
 from deploy_jetson.kernels.plan.tensors import Ints, int32
 from deploy_jetson.kernels.plan.weight_store import WeightStore
+from deploy_jetson.kernels.targets import Target
 
 GATHER_CYCLES = 1.2  # of one lane
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds import patterns
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.kind import KernelKind
@@ -12,6 +11,7 @@ from deploy_jetson.kernels.kinds.patterns.cost import band_tiles, frame_counts, 
 from deploy_jetson.kernels.kinds.patterns.packing import single_taps
 from deploy_jetson.kernels.kinds.patterns.step import list_steps
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
+from deploy_jetson.kernels.targets import Target
 
 
 class TapsChoice(NamedTuple):

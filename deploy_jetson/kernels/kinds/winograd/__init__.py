@@ -6,7 +6,6 @@ register tile as the column kernel. Channels come in pieces: the weights of one 
 and one piece stay in the first-level cache while they run over all tiles of the block.
 """
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.kind import KernelFamily, KernelKind
 from deploy_jetson.kernels.kinds.winograd.choice import WinogradChoice
 from deploy_jetson.kernels.kinds.winograd.cost import candidates, cycles
@@ -14,6 +13,7 @@ from deploy_jetson.kernels.kinds.winograd.step import WinogradStep
 from deploy_jetson.kernels.kinds.winograd.transforms import template_context
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
 from deploy_jetson.kernels.plan.tensors import vectors_of
+from deploy_jetson.kernels.targets import Target
 
 
 def _steps(choice: WinogradChoice, base: ConvolutionStep, target: Target) -> tuple[Step, ...]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from deploy_jetson.kernels.compile.targets import SINGLE, Target
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.cycles import CACHE_BYTES, row_cycles
 from deploy_jetson.kernels.kinds.register_tiles import register_tiles
 from deploy_jetson.kernels.kinds.winograd.choice import WinogradChoice
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
+from deploy_jetson.kernels.targets import SINGLE, Target
 
 FEW_TILES = 8  # so few stay in one block
 SHARES = 4  # units of work of a layer at least

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.register_tiles import split_row
 from deploy_jetson.kernels.kinds.winograd.choice import WinogradChoice, WinogradVariant
 from deploy_jetson.kernels.kinds.winograd.matrices import transform_weights
@@ -15,6 +14,7 @@ from deploy_jetson.kernels.plan.layer_problem import Weights
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, StepRecord, Variant
 from deploy_jetson.kernels.plan.tensors import ChannelVectors, Ints, arena_offsets, int32
 from deploy_jetson.kernels.plan.weight_store import WeightStore
+from deploy_jetson.kernels.targets import Target
 
 PIECE_BYTES = 20 * 1024  # what of the products stays in a first-level cache of 32 KiB
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from deploy_jetson.kernels.compile.targets import Target
 from deploy_jetson.kernels.kinds.winograd.choice import WinogradVariant
 from deploy_jetson.kernels.kinds.winograd.matrices import Matrix, winograd_matrices
+from deploy_jetson.kernels.targets import Target
 
 # The number type of the input transform, by the suffix of the arithmetic.
 NUMBER_TYPES = {"real": "real", "i8x2": "int16_t"}

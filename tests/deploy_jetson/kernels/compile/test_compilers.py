@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from deploy_jetson.kernels.compile.compilers import find_compiler
-from deploy_jetson.kernels.compile.targets import TARGETS, find_target
 from deploy_jetson.kernels.generate import generate_library
-from deploy_jetson.kernels.kinds.templates import KERNELS
+from deploy_jetson.kernels.targets import TARGETS, find_target
+from deploy_jetson.kernels.templates import KERNELS
 from pneumonia.runtime.errors import ConfigError, DeviceError, ExportError
 from tests.runtime.bundles import varied_detector
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from deploy_jetson.kernels.compile.lower import lower
 from deploy_jetson.kernels.compile.mca import (
     analyse,
     find_mca,
@@ -11,11 +12,10 @@ from deploy_jetson.kernels.compile.mca import (
     hot_loops,
     innermost_loops,
 )
-from deploy_jetson.kernels.compile.targets import SINGLE, TARGETS
 from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsVariant
-from deploy_jetson.kernels.plan.lower import lower
 from deploy_jetson.kernels.plan.steps import variants_of
+from deploy_jetson.kernels.targets import SINGLE, TARGETS
 from pneumonia.runtime.detection.detector import bundle_path
 from pneumonia.runtime.storage.bundle import load_bundle
 

@@ -10,8 +10,8 @@ import pytest
 from deploy_jetson.kernels.compile import compilers
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.source import RUNTIME
-from deploy_jetson.kernels.compile.targets import TARGETS, runs_here
 from deploy_jetson.kernels.generate import generate_library
+from deploy_jetson.kernels.targets import TARGETS, runs_here
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from tests.deploy_jetson.kernels.networks import (
     every_op,

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_jetson.kernels.compile.targets import TARGETS
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.columns import chain
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsChoice
 from deploy_jetson.kernels.kinds.columns.packing import cut_panels, pack_panels
 from deploy_jetson.kernels.kinds.registry import KINDS, cheapest, predicted_cycles
+from deploy_jetson.kernels.targets import TARGETS
 from tests.deploy_jetson.kernels.networks import (
     keep_columns,
     layer_problem,

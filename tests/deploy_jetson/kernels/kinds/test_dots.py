@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from deploy_jetson.kernels.compile.targets import TARGETS
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.dots.tiles import quantized_transform
 from deploy_jetson.kernels.kinds.dots.words import ChannelWords
 from deploy_jetson.kernels.kinds.registry import KINDS
 from deploy_jetson.kernels.kinds.winograd.matrices import winograd_matrices
 from deploy_jetson.kernels.plan.layer_problem import LayerQuantization, problems_of
+from deploy_jetson.kernels.targets import TARGETS
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.model.layers import Conv, Route
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec

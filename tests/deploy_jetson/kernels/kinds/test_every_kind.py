@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy_jetson.kernels.compile.lower import lower
 from deploy_jetson.kernels.compile.source import family_texts
-from deploy_jetson.kernels.compile.targets import HALF, TARGETS
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsChoice
 from deploy_jetson.kernels.kinds.registry import (
@@ -17,8 +17,8 @@ from deploy_jetson.kernels.kinds.registry import (
     predicted_cycles,
 )
 from deploy_jetson.kernels.plan.layer_problem import problems_of
-from deploy_jetson.kernels.plan.lower import lower
 from deploy_jetson.kernels.plan.steps import KernelStep
+from deploy_jetson.kernels.targets import HALF, TARGETS
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from tests.deploy_jetson.kernels.cases import CASES, GOLDEN_CASES, legal_choices
 from tests.deploy_jetson.kernels.networks import (

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from deploy_jetson.kernels.compile.targets import TARGETS
+from deploy_jetson.kernels.compile import lower as lowering
+from deploy_jetson.kernels.compile.lower import lower
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.columns.packing import pack_panels
 from deploy_jetson.kernels.kinds.dots.step import DotsStep, QuantizeStep, pair_words
 from deploy_jetson.kernels.kinds.registry import KINDS, cheapest
-from deploy_jetson.kernels.plan import lower as lowering
 from deploy_jetson.kernels.plan.layer_problem import LayerQuantization
-from deploy_jetson.kernels.plan.lower import lower
 from deploy_jetson.kernels.plan.steps import ConvolutionStep
+from deploy_jetson.kernels.targets import TARGETS
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.model.layers import Conv, Route
 from pneumonia.runtime.model.spec import NetworkSpec

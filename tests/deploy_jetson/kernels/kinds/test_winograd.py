@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from deploy_jetson.kernels.compile.targets import TARGETS
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import KINDS, candidates, kind_of
 from deploy_jetson.kernels.kinds.winograd import step
 from deploy_jetson.kernels.kinds.winograd.matrices import transform_weights, winograd_matrices
 from deploy_jetson.kernels.plan.layer_problem import problems_of
+from deploy_jetson.kernels.targets import TARGETS
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from tests.deploy_jetson.kernels.networks import (
     one_layer,

@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_jetson.kernels.compile.targets import TARGETS
 from deploy_jetson.kernels.kinds.register_tiles import register_tiles, split_row
 from deploy_jetson.kernels.plan.filters import filter_order
 from deploy_jetson.kernels.plan.memory import BufferLifetime, plan_memory
 from deploy_jetson.kernels.plan.tensors import Buffer
+from deploy_jetson.kernels.targets import TARGETS
 
 
 def test_filters_with_equal_supports_come_together_and_empty_ones_last():

@@ -11,10 +11,10 @@ from hypothesis.extra.numpy import arrays
 
 from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.kernels.compile.source import RUNTIME, kernel_texts
-from deploy_jetson.kernels.compile.targets import TARGETS
 from deploy_jetson.kernels.generate import generate_library
 from deploy_jetson.kernels.kinds.registry import KINDS, kind_of
 from deploy_jetson.kernels.plan.weight_store import BYTE_GROUP, WeightStore, encode
+from deploy_jetson.kernels.targets import TARGETS
 from pneumonia.cli import run as run_command
 from pneumonia.cli.model import kernels as verb
 from pneumonia.runtime.engines import open_engine

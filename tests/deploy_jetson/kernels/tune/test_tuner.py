@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from deploy_jetson.kernels.compile.targets import TARGETS, cpu_features
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsChoice
 from deploy_jetson.kernels.kinds.registry import candidates
+from deploy_jetson.kernels.targets import TARGETS, cpu_features
 from deploy_jetson.kernels.tune.tuner import TuningCache, shortlist, signature, tune
 from tests.deploy_jetson.kernels.networks import (
     keep_columns,

@@ -17,7 +17,7 @@ from pneumonia.compression.compact.coupling import (
     unmatched_pattern,
 )
 from pneumonia.compression.compact.equality import check_compacted
-from pneumonia.compression.prune.masks import tensor_masks
+from pneumonia.compression.compact.masks import tensor_masks
 from pneumonia.compression.prune.method import PruningMethod
 from pneumonia.compression.prune.rates import (
     LayerRates,

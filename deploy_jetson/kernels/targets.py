@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy_jetson.kernels.compile.dot_products import (
+from deploy_jetson.kernels.dot_products import (
     AVX2_BYTES,
     AVX2_PAIRS,
     AVX512_BYTES,

@@ -9,7 +9,7 @@ import pytest
 
 from deploy_jetson.kernels.compile.compilers import Compiler
 from deploy_jetson.kernels.compile.mca import find_mca, has_model
-from deploy_jetson.kernels.compile.targets import TARGET_HELP, TARGETS, native_targets
+from deploy_jetson.kernels.targets import TARGET_HELP, TARGETS, native_targets
 from pneumonia.cli.model.kernels import command
 from pneumonia.runtime.engines.kernels import libraries
 from pneumonia.runtime.engines.processor import Processor, read_processor

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.prune.masks import MaskHook, masked_tensors, tensor_masks
+from pneumonia.compression.compact.masks import MaskHook, masked_tensors, tensor_masks
 from pneumonia.compression.sets.structured import Columns, Filters
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.layers import Conv

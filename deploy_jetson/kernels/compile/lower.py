@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deploy_jetson.kernels.compile.targets import HALF, Target
 from deploy_jetson.kernels.kinds.columns.chain import form_chains
 from deploy_jetson.kernels.kinds.dots.fold import fold_rounding
 from deploy_jetson.kernels.kinds.kind import Choice
@@ -33,6 +32,7 @@ from deploy_jetson.kernels.plan.tensors import (
     vectors_of,
     view_of,
 )
+from deploy_jetson.kernels.targets import HALF, Target
 from pneumonia.runtime.errors import ExportError
 from pneumonia.runtime.model import layers
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec

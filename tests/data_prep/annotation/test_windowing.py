@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.annotation.web.windowing import windowed_pixels
+from data_prep.annotation.windowing import windowed_pixels
 from pneumonia.runtime.image.radiograph import read_radiograph
 from tests.runtime.dicoms import chest_dataset, save
 

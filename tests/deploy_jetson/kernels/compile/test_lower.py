@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from deploy_jetson.kernels.compile.lower import lower
 from deploy_jetson.kernels.compile.source import write_plan
-from deploy_jetson.kernels.compile.targets import TARGETS
 from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.kinds.columns import chain
-from deploy_jetson.kernels.plan.lower import lower
+from deploy_jetson.kernels.targets import TARGETS
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import ArtefactError, ExportError
 from tests.deploy_jetson.kernels.networks import (

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pneumonia.compression.admm.any_module import ModuleCompression
-from pneumonia.compression.admm.any_network import NetworkPruning
+from pneumonia.compression.network_pruning import NetworkPruning
 from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import PatternMethod
 from pneumonia.compression.prune.structured_method import StructuredMethod
