@@ -212,7 +212,7 @@ CIFAR_BINARY = Schedule(straight_epochs=10)
 FULL = "(full width, 50,000 images)"
 for zoo, epochs, dense_figure, rates, figures, binary_figure in (
     ("vgg16", 36, "93.5 %", (8, 16, 30), ("", "", "29.8x at -0.0 %"), "93.5 % -> 93.5 %"),
-    ("resnet18", 24, "93.5-95 %", (8, 16, 20), ("", "", "20.9x-59.8x at -0.5 %"),
+    ("resnet18", 16, "93.5-95 %", (8, 16, 20), ("", "", "20.9x-59.8x at -0.5 %"),
      "93.5 % -> 93.2 %"),
 ):  # fmt: skip
     schedule = CIFAR_DENSE._replace(retrain_epochs=epochs)

@@ -82,10 +82,8 @@ def circles() -> list[str]:
     for module, path in [(module_of(path), path) for path in paths]:
         for name, _ in imports_of(path):
             ours, theirs = module.split("."), name.split(".")
-            n = sum(
-                1
-                for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
-            )
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
+            n = len(list(same))
             if 0 < n < min(len(ours), len(theirs)):
                 graphs[".".join(ours[:n])][ours[n]].add(theirs[n])
     found = []
