@@ -54,7 +54,8 @@ int main(int argc, char **argv) {
   int width = 0, height = 0;
   unsigned char *pixels = argc > 1 ? read_pgm(argv[1], &width, &height) : NULL;
   if (!pixels) {
-    fprintf(stderr, "error: expected an 8-bit binary PGM (P5, largest value 255)\n");
+    fprintf(stderr, "error: %s: expected an 8-bit binary PGM (P5, largest value 255, whole)\n",
+            argc > 1 ? argv[1] : "no IMAGE.pgm");
     return 2;
   }
   pn_model *model = pn_create();
