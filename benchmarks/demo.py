@@ -15,7 +15,6 @@ ONNX Runtime, and at most 120 s with bfloat16, 240 s without, on two quiet cores
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,8 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reporting import RESULTS, argument_parser, environment, write_results
-from deploy_jetson.kernels.targets import cpu_name
+from benchmarks.reporting import RESULTS, argument_parser, environment, processor_s, write_results
 
 PACKAGES = ("torch", "onnxruntime", "numpy", "albumentations")
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -35,7 +33,7 @@ def measure(seed: int, out: Path, as_avx2: bool) -> dict[str, Any]:
     """Run one demo and read its result.json."""
     options = ["--precision", "fp32"] if as_avx2 else []
     load_before = os.getloadavg()[0]
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, started = processor_s(), time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "pneumonia", "demo", "--out", out, "--seed", str(seed), *options],
         check=True,
@@ -43,8 +41,7 @@ def measure(seed: int, out: Path, as_avx2: bool) -> dict[str, Any]:
         stdout=subprocess.DEVNULL,
     )
     wall_s = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cpu_s = processor_s() - before
     found: dict[str, Any] = json.loads((out / "result.json").read_text(encoding="utf-8"))
     return {
         "seed": seed,
@@ -89,7 +86,6 @@ def main() -> None:
 
 def _document(rows: list[dict[str, Any]], as_avx2: bool) -> dict[str, Any]:
     return {
-        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "as_avx2": as_avx2,
         "system": platform.platform(),

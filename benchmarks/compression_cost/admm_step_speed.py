@@ -5,13 +5,12 @@
 Goal: at most 1.05 times the processor time. Writes benchmarks/results/admm_step_speed.json.
 """
 
-import json
 import statistics
 import time
 
 import torch
 
-from benchmarks.reporting import RESULTS, environment, write_results
+from benchmarks.reporting import RESULTS, environment, publish
 from pneumonia.compression.admm.engine import Admm
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.structured_method import StructuredMethod
@@ -63,8 +62,7 @@ def main() -> None:
         "step": time_steps(),
         "goal": "ADMM step <= 1.05x",
     }
-    write_results(RESULTS / "admm_step_speed.json", result)
-    print(json.dumps(result, indent=2))
+    publish(RESULTS / "admm_step_speed.json", result)
 
 
 if __name__ == "__main__":

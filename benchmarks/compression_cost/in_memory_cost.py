@@ -24,7 +24,7 @@ BENCHMARKS = Path(__file__).parents[1]
 FIXED_POINT_BITS = 16
 
 
-class Case(NamedTuple):
+class QuantizedBundle(NamedTuple):
     """One column of the table: a bundle, and the bits that each of its weights gets."""
 
     name: str
@@ -33,9 +33,9 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("dense", "dense", FIXED_POINT_BITS),
-    Case("36x", "36x", FIXED_POINT_BITS),
-    Case("36x, 8 bits", "36x", 8),
+    QuantizedBundle("dense", "dense", FIXED_POINT_BITS),
+    QuantizedBundle("36x", "36x", FIXED_POINT_BITS),
+    QuantizedBundle("36x, 8 bits", "36x", 8),
 )
 
 

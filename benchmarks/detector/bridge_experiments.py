@@ -20,8 +20,8 @@ from benchmarks.reporting import (
     environment,
     interval_text,
     markdown_table,
+    publish,
     rounded,
-    write_results,
 )
 from data_prep.augment.composite import CompositeSettings
 from data_prep.dataset.reader import Dataset, open_dataset
@@ -137,13 +137,12 @@ def main() -> None:
         rows = measure(dataset, runs)
         patients = {r.patient_id for r in dataset.records if r.kind == "full"}
         text = table(rows, len(dataset.select("val", ["full"])), len(patients))
-        print(text, flush=True)
         facts = {
             "rows": rows,
             "recipes": {arm.name: arm.recipe.model_dump(mode="json") for arm in ARMS[: len(runs)]},
             **environment("torch", "numpy", "albumentations"),
         }
-        write_results(RESULTS / "bridge_experiments.json", facts, text)
+        publish(RESULTS / "bridge_experiments.json", facts, text)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from benchmarks.reporting import (
     environment,
     interval_text,
     markdown_table,
+    publish,
     rounded,
-    write_results,
 )
 from data_prep.dataset.reader import Dataset, open_dataset
 from deploy_jetson.kernels.bundle import add_kernels
@@ -300,7 +300,7 @@ def main() -> None:
         "draws": options.draws,
         "rows": rows,
     }
-    write_results(options.out, document, table(rows))
+    publish(options.out, document, table(rows))
     for kind in KINDS:
         last = [row["name"] for row in rows if "rate" in row][-1]
         best = {name: studies[kind][name] for name in (DENSE, last)}
@@ -312,7 +312,6 @@ def main() -> None:
             (options.images / f"{name}.svg").write_text(text)
     if times:
         (options.images / "results_cost.svg").write_text(plot_cost(rows))
-    print(table(rows))
 
 
 if __name__ == "__main__":

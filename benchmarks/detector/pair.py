@@ -26,8 +26,8 @@ from benchmarks.reporting import (
     environment,
     interval_text,
     markdown_table,
+    publish,
     rounded,
-    write_results,
 )
 from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.mix import compare_at_mix, estimate_at_mix
@@ -240,7 +240,7 @@ def main() -> None:
         " device."
     )
     text = table(list(rows.values()), head)
-    write_results(options.out / "pair.json", document, text)
+    publish(options.out / "pair.json", document, text)
     if options.figure:
         kept = {
             n: account(*load_model(path)).totals.kept_weights
@@ -250,7 +250,6 @@ def main() -> None:
         first_kept = next(iter(kept.values()))
         rates = {name: first_kept / count for name, count in kept.items()}
         write_text(str(options.figure), figure([rows[name] for name in rates], rates))
-    print(text)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from benchmarks.reporting import (
     environment,
     interval_text,
     markdown_table,
+    publish,
     rounded,
-    write_results,
 )
 from data_prep.dataset.reader import Dataset, open_dataset
 from evaluation.analysis.catalogue import headline_statistics
@@ -136,11 +136,10 @@ def main() -> None:
         for kind in KINDS
     }
     text = table(rows)
-    print(text)
     facts = {
         "model_hash": bundle.model_hash, "rows": rows, **environment("numpy", "onnxruntime")
     }  # fmt: skip
-    write_results(RESULTS / "test_time_choices.json", facts, text)
+    publish(RESULTS / "test_time_choices.json", facts, text)
 
 
 if __name__ == "__main__":

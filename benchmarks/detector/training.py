@@ -11,14 +11,13 @@ processor.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.reporting import argument_parser, write_results
+from benchmarks.reporting import argument_parser, processor_s, write_results
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
 
@@ -44,18 +43,13 @@ def perform(minutes: Path, out: Path, arguments: Sequence[str]) -> None:
     command = [*arguments, "--out", str(out), *(["--resume"] if begun else [])]
     sys.stdout.write("pneumonia " + " ".join(command) + "\n")
     sys.stdout.flush()
-    clock, use = time.perf_counter(), _processor_s()
+    clock, use = time.perf_counter(), processor_s()
     subprocess.run([sys.executable, "-m", "pneumonia", *command], check=True)
-    spent = {"clock": time.perf_counter() - clock, "processor": _processor_s() - use}
+    spent = {"clock": time.perf_counter() - clock, "processor": processor_s() - use}
     rows = json.loads(minutes.read_text()) if minutes.is_file() else {}
     earlier = rows.get(out.name, {}) if begun else {}
     rows[out.name] = {key: round(earlier.get(key, 0) + s / 60, 2) for key, s in spent.items()}
     write_results(minutes, rows)
-
-
-def _processor_s() -> float:
-    use = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return use.ru_utime + use.ru_stime
 
 
 def kept_weights(run: Path) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.reporting import processor_s
 from deploy_jetson.kernels.generate import generate_library, model_chooser
 from deploy_jetson.kernels.plan.layer_problem import problems_of
 from deploy_jetson.kernels.targets import Target
@@ -33,7 +34,7 @@ Weights = np.ndarray[Any, np.dtype[np.float32]]
 Tensors = dict[str, Weights]
 
 
-class Case(NamedTuple):
+class BenchmarkNetwork(NamedTuple):
     """One network."""
 
     name: str  # in the results
@@ -46,23 +47,23 @@ class Case(NamedTuple):
 CASES = {
     case.name: case
     for case in (
-        Case("dense", "dense", peers=True),
-        Case("compact9", "filter", 9, 1 / 3, peers=True),
-        Case("compact36", "filter", 36, 1 / 6, peers=True),
-        Case("columns9", "column", 9),
-        Case("columns36", "column", 36),
+        BenchmarkNetwork("dense", "dense", peers=True),
+        BenchmarkNetwork("compact9", "filter", 9, 1 / 3, peers=True),
+        BenchmarkNetwork("compact36", "filter", 36, 1 / 6, peers=True),
+        BenchmarkNetwork("columns9", "column", 9),
+        BenchmarkNetwork("columns36", "column", 36),
         # half of the rate by filters (width squared), the rest by columns of what is left
-        Case("combined9", "combined", 9, 1 / 2),
-        Case("combined36", "combined", 36, 1 / 2),
-        Case("group_patterns9", "group pattern", 9),
-        Case("group_patterns36", "group pattern", 36),
-        Case("patterns9", "free pattern", 9),
-        Case("shipped", "shipped", peers=True),
+        BenchmarkNetwork("combined9", "combined", 9, 1 / 2),
+        BenchmarkNetwork("combined36", "combined", 36, 1 / 2),
+        BenchmarkNetwork("group_patterns9", "group pattern", 9),
+        BenchmarkNetwork("group_patterns36", "group pattern", 36),
+        BenchmarkNetwork("patterns9", "free pattern", 9),
+        BenchmarkNetwork("shipped", "shipped", peers=True),
     )
 }
 
 
-def network(case: Case) -> tuple[NetworkSpec, Tensors]:
+def network(case: BenchmarkNetwork) -> tuple[NetworkSpec, Tensors]:
     """Spec without batch norm, and dense tensors with the case's zeros."""
     if case.kind == "shipped":
         bundle = load_bundle(str(SHIPPED))
@@ -85,7 +86,9 @@ def network(case: Case) -> tuple[NetworkSpec, Tensors]:
     return spec, tensors
 
 
-def kept(case: Case, weight: Weights, stride: int, generator: np.random.Generator) -> Weights:
+def kept(
+    case: BenchmarkNetwork, weight: Weights, stride: int, generator: np.random.Generator
+) -> Weights:
     """Mask of the weights the case keeps, shaped like the weight."""
     n_filters, n_channels, side, _ = weight.shape
     if case.kind in ("dense", "filter"):
@@ -121,10 +124,10 @@ def scaled(weight: Weights, keep: Weights) -> Weights:
     return (weight * keep / np.sqrt(share)).astype(np.float32)
 
 
-class Prepared(NamedTuple):
+class PreparedLibrary(NamedTuple):
     """A case with its library."""
 
-    case: Case  # the case
+    case: BenchmarkNetwork  # the case
     library: Path  # path of the shared library
     kinds: dict[str, str]  # layer -> kind of its kernel, in small letters
     layer_gmac: dict[str, float]  # layer -> multiply-adds of its kept weights, in 10^9
@@ -132,7 +135,7 @@ class Prepared(NamedTuple):
     shape: tuple[int, int, int]  # (channels, height, width) of the input
 
 
-def prepare(case: Case, work: Path, target: Target, tuned: bool) -> Prepared:
+def prepare(case: BenchmarkNetwork, work: Path, target: Target, tuned: bool) -> PreparedLibrary:
     """Write `lib<case>.so` and `<case>.onnx`, and time the generator; tuning is timed apart.
 
     Weights and plan are not kept: those of all cases together take several GB.
@@ -152,10 +155,10 @@ def prepare(case: Case, work: Path, target: Target, tuned: bool) -> Prepared:
         choices = tune(problems_of(spec, tensors), target, work / "tuning.json")
         facts["tuning_s"] = time.perf_counter() - start
         choose = lambda problem: choices[problem.layer.name]  # noqa: E731
-    start, spent = time.perf_counter(), total_cpu_s()
+    start, spent = time.perf_counter(), processor_s()
     made = generate_library(spec, tensors, target, work / f"lib{case.name}.so", choose)
     facts["generate_and_compile_s"] = time.perf_counter() - start
-    facts["generate_and_compile_cpu_s"] = total_cpu_s() - spent
+    facts["generate_and_compile_cpu_s"] = processor_s() - spent
     shapes = spec.shapes()
     weights = {layer.name: tensors[layer.name + ".weight"] for layer in spec.weighted()}
     pixels = {name: int(np.prod(shapes[name][1:])) for name in weights}
@@ -174,12 +177,4 @@ def prepare(case: Case, work: Path, target: Target, tuned: bool) -> Prepared:
     layer_gmac = {
         name: float(np.count_nonzero(w)) * pixels[name] / 1e9 for name, w in weights.items()
     }
-    return Prepared(case, made.library, kinds, layer_gmac, facts, shapes["input"])
-
-
-def total_cpu_s() -> float:
-    """CPU seconds of this process and the compilers it started."""
-    import resource
-
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    return PreparedLibrary(case, made.library, kinds, layer_gmac, facts, shapes["input"])

@@ -15,7 +15,7 @@ SPARSE = {9: ("columns9", "combined9", "group_patterns9"),
 MODELS = "onnxruntime", "ncnn"
 
 
-class Goal(NamedTuple):
+class EngineGoal(NamedTuple):
     """One row."""
 
     what: str  # description
@@ -38,7 +38,7 @@ class Goal(NamedTuple):
         return text + (", predicted" if self.predicted else "")
 
 
-class Speed:
+class SpeedResults:
     """The speed section, asked for by case.
 
     Args:
@@ -74,23 +74,25 @@ class Speed:
         return dense / ms if ms and dense else None
 
 
-def goals(document: dict[str, Any]) -> Iterator[Goal]:
+def goals(document: dict[str, Any]) -> Iterator[EngineGoal]:
     """Every goal, in order."""
     section = document.get("speed", {})
     for goal, quiet in zip(
-        _speed_goals(Speed(section)), _speed_goals(Speed(section, quiet=True)), strict=True
+        _speed_goals(SpeedResults(section)),
+        _speed_goals(SpeedResults(section, quiet=True)),
+        strict=True,
     ):
         yield goal._replace(quiet=quiet.value)
     kinds = document.get("kinds", {})
     row = kinds.get("cases", {}).get("patterns9", {}).get("pattern")
     what = "patterns9: kept-MAC rate of peak of the free-pattern 3x3 layers, x86"
     rates = [kind_rate(row, ms, kinds["peak_gflops"]) if row else None for ms in ("ms", "min_ms")]
-    yield Goal(what, 0.45, 0.60, rates[0], quiet=rates[1])
+    yield EngineGoal(what, 0.45, 0.60, rates[0], quiet=rates[1])
     yield from _a57_goals(document.get("a57", {}).get("cases", {}))
     for case, row in document.get("threads", {}).get("cases", {}).items():
-        yield Goal(f"{case}: two threads over one", 1.75, 1.9, row["median_ratio"],
+        yield EngineGoal(f"{case}: two threads over one", 1.75, 1.9, row["median_ratio"],
                    quiet=row["ratio"])  # fmt: skip
-    yield from _cost_goals(Speed(section))
+    yield from _cost_goals(SpeedResults(section))
 
 
 def kind_rate(row: dict[str, float], ms: str, peak: float) -> float:
@@ -98,24 +100,28 @@ def kind_rate(row: dict[str, float], ms: str, peak: float) -> float:
     return 2 * row["kept_gmac"] / row[ms] * 1e3 / peak
 
 
-def _speed_goals(speed: Speed) -> Iterator[Goal]:
-    yield Goal("dense: time over the best peer's", 1.15, 1.0, speed.over_best_peer("dense"), True)
+def _speed_goals(speed: SpeedResults) -> Iterator[EngineGoal]:
+    yield EngineGoal(
+        "dense: time over the best peer's", 1.15, 1.0, speed.over_best_peer("dense"), True
+    )
     for case in ("compact9", "compact36"):
         what = f"{case}: time over the best peer's on the same file"
-        yield Goal(what, 1.0, 0.85, speed.over_best_peer(case), True)
+        yield EngineGoal(what, 1.0, 0.85, speed.over_best_peer(case), True)
     for rate, must, aim in ((9, 0.80, 0.90), (36, 0.65, 0.80)):
         for case in SPARSE[rate]:
-            yield Goal(f"{case}: kept-MAC rate of peak", must, aim, speed.rate(case))
+            yield EngineGoal(f"{case}: kept-MAC rate of peak", must, aim, speed.rate(case))
     for rate, limits in ((9, ((7, 8.5), (4.2, 5))), (36, ((19, 25), (11, 15)))):
         for case in SPARSE[rate]:
             for peer, (must, aim) in zip(MODELS, limits, strict=True):
                 what = f"{case}: times as fast as {peer} dense"
-                yield Goal(what, must, aim, speed.speedup(case, peer))
+                yield EngineGoal(what, must, aim, speed.speedup(case, peer))
 
 
-def _a57_goals(cases: dict[str, Any]) -> Iterator[Goal]:
+def _a57_goals(cases: dict[str, Any]) -> Iterator[EngineGoal]:
     spills = [loops["spills"] for row in cases.values() for loops in row["hot_loops"].values()]
-    yield Goal("A57: register spills in all hot loops", 0, 0, sum(spills) if cases else None, True)
+    yield EngineGoal(
+        "A57: register spills in all hot loops", 0, 0, sum(spills) if cases else None, True
+    )
     rows = (
         ("YOLOv3-416: worst loop without patterns", 0.95, False, False),
         ("YOLOv3-416: worst free-pattern loop", 0.85, False, True),
@@ -127,11 +133,11 @@ def _a57_goals(cases: dict[str, Any]) -> Iterator[Goal]:
             for case, row in cases.items() if (case == "shipped") == shipped
             for kind, loops in row["hot_loops"].items() if (kind == "pattern") == pattern
         ]  # fmt: skip
-        yield Goal(f"A57, {what}, FMLA per cycle (llvm-mca)", must, 0.95,
+        yield EngineGoal(f"A57, {what}, FMLA per cycle (llvm-mca)", must, 0.95,
                    min(rates, default=None), predicted=True)  # fmt: skip
 
 
-def _cost_goals(speed: Speed) -> Iterator[Goal]:
+def _cost_goals(speed: SpeedResults) -> Iterator[EngineGoal]:
     beyond, load, made = [], [], []
     for row in speed.cases.values():
         made.append(row["generate_and_compile_s"])
@@ -139,10 +145,10 @@ def _cost_goals(speed: Speed) -> Iterator[Goal]:
         if ours:
             beyond.append(ours["resident_mb"] - row["packed_mb"])
             load.append(ours["load_s"])
-    yield Goal("worst case: resident memory beyond the weights, MB", 60, 60,
+    yield EngineGoal("worst case: resident memory beyond the weights, MB", 60, 60,
                max(beyond, default=None), True)  # fmt: skip
-    yield Goal("worst case: load, s", 0.2, 0.2, max(load, default=None), True)
-    yield Goal("worst case: generate and compile without tuning, s", 60, 20,
+    yield EngineGoal("worst case: load, s", 0.2, 0.2, max(load, default=None), True)
+    yield EngineGoal("worst case: generate and compile without tuning, s", 60, 20,
                max(made, default=None), True)  # fmt: skip
 
 
@@ -163,7 +169,7 @@ def markdown(document: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["number"] = number
-    speed = Speed(document.get("speed", {}))
+    speed = SpeedResults(document.get("speed", {}))
 
     def dense_over(case: str, engine: str, peer: str) -> float | None:
         dense, ms = speed.ms("dense", peer), speed.ms(case, engine)

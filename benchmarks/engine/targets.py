@@ -7,7 +7,6 @@ cache hits; milliseconds are the cost model's; errors are of a run under qemu, a
 reference. Needs gcc-aarch64-linux-gnu, a recent llvm-mca (19) and qemu-user.
 """
 
-import argparse
 import json
 import shutil
 import statistics
@@ -18,6 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.reporting import (
+    RESULTS,
+    argument_parser,
+    markdown_table,
+    program_version,
+    write_results,
+)
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.lower import NetworkPlan, lower
 from deploy_jetson.kernels.compile.mca import HotLoop, find_mca, hot_loops
@@ -26,13 +32,21 @@ from deploy_jetson.kernels.generate import model_chooser
 from deploy_jetson.kernels.plan.steps import variants_of
 from deploy_jetson.kernels.report import board_predictions, dense_macs, layer_records
 from deploy_jetson.kernels.targets import TARGETS, Target
-from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.detection.detector import bundle_path
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.storage.bundle import load_bundle
 
 SCHEMA = "pneumonia.target-table/1"
-RESULTS = Path(__file__).parents[1] / "results"
+BASIS = (
+    "Nothing here was measured on a board. Shares are multiply-adds per cycle by llvm-mca over the"
+    " core's pipes: cache hits assumed, an upper bound. Milliseconds are the cost model's, on one"
+    " thread. Errors are of a run under qemu against the NumPy reference, relative to the largest"
+    " output."
+)
+COLUMNS = (
+    "target", "found in", "pipes", "llvm-mca's model", "hot loops", "spills", "worst loop",
+    "share of the pipes: worst, median", "predicted Mcycles", "estimated ms", "error, emulated",
+)  # fmt: skip
 MAIN = Path(__file__).parent / "run_outputs.c"
 
 
@@ -95,29 +109,9 @@ def qemu(target: Target) -> list[str]:
     return [program, "-cpu", core if core in known.stdout.split() else "max"]
 
 
-def version(program: str) -> str:
-    """The version line of a program."""
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
-    return next((line for line in lines if "version" in line.lower()), lines[0]).strip()
-
-
 def markdown(document: dict[str, Any]) -> str:
     """The table for people."""
-    lines = [
-        "# Targets on ARM, estimated and emulated",
-        "",
-        f"The shipped model. {document['compiler']}; {document['llvm_mca']}; {document['qemu']}.",
-        "Nothing here was measured on a board. Shares are multiply-adds per cycle by llvm-mca over"
-        " the core's pipes: cache hits assumed, an upper bound. Milliseconds are the cost model's,"
-        " on one thread. Errors are of a run under qemu against the NumPy reference, relative to"
-        " the largest output.",
-        "",
-        "| target | found in | pipes | llvm-mca's model | hot loops | spills | worst loop"
-        " | share of the pipes: worst, median | predicted Mcycles | estimated ms"
-        " | error, emulated |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, row in document["targets"].items():
         times = ", ".join(
             f"{record['board']}{' mode ' + str(record['mode']) if 'mode' in record else ''}"
@@ -125,21 +119,24 @@ def markdown(document: dict[str, Any]) -> str:
             for records in row["predictions"].values()
             for record in records
         )
-        shares = "-" if row["worst_share"] is None else (
-            f"{row['worst_share']:.2f}, {row['median_share']:.2f}"
-        )  # fmt: skip
+        shares = "-"
+        if row["worst_share"] is not None:
+            shares = f"{row['worst_share']:.2f}, {row['median_share']:.2f}"
         error = row.get("emulated_error")
-        lines.append(
-            f"| {name} | {row['note']} | {row['pipes']:g} | {row['model']} | {row['hot_loops']} |"
-            f" {row['spills']} | `{row['worst_loop']}` | {shares} |"
-            f" {row['predicted_mcycles']:.1f} |"
-            f" {times} | {'-' if error is None else f'{error:.1e}'} |"
-        )
-    return "\n".join([*lines, ""])
+        rows.append(
+            (name, row["note"], f"{row['pipes']:g}", row["model"], row["hot_loops"], row["spills"],
+             f"`{row['worst_loop']}`", shares, f"{row['predicted_mcycles']:.1f}", times,
+             "-" if error is None else f"{error:.1e}")
+        )  # fmt: skip
+    programs = "; ".join(document[name] for name in ("compiler", "llvm_mca", "qemu"))
+    return (
+        f"# Targets on ARM, estimated and emulated\n\nThe shipped model. {programs}.\n{BASIS}\n\n"
+        + markdown_table(COLUMNS, rows)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--no-emulation", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "targets.json")
     arguments = parser.parse_args()
@@ -159,13 +156,12 @@ def main() -> None:
         "schema": SCHEMA,
         "basis": "static analysis, cost model and qemu; nothing was run on a board",
         "model_hash": bundle.model_hash,
-        "compiler": version(find_compiler(TARGETS["cortex-a57"]).command[0]),
-        "llvm_mca": version(find_mca() or "llvm-mca"),
-        "qemu": version(qemu(TARGETS["cortex-a57"])[0]),
+        "compiler": program_version(find_compiler(TARGETS["cortex-a57"]).command[0]),
+        "llvm_mca": program_version(find_mca() or "llvm-mca"),
+        "qemu": program_version(qemu(TARGETS["cortex-a57"])[0]),
         "targets": rows,
     }
-    write_json(str(arguments.out), document)
-    write_bytes(str(arguments.out.with_suffix(".md")), markdown(document).encode())
+    write_results(arguments.out, document, markdown(document))
 
 
 if __name__ == "__main__":

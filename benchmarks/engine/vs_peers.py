@@ -19,11 +19,9 @@ Each part replaces its section of benchmarks/results/engine_vs_peers.json; the .
 written from all of them.
 """
 
-import argparse
 import json
 import os
 import platform
-import shutil
 import signal
 import statistics
 import subprocess
@@ -37,12 +35,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.engine import peers as engine_peers
-from benchmarks.engine.cases import CASES, Prepared, network, prepare
+from benchmarks.engine.cases import CASES, PreparedLibrary, network, prepare
 from benchmarks.engine.details import layers, storage
 from benchmarks.engine.goals import markdown
 from benchmarks.engine.peak import build_peak
 from benchmarks.engine.runner import EngineStopped, Runner, first_of_all
 from benchmarks.engine.scaling import measure_scaling
+from benchmarks.reporting import RESULTS, argument_parser, program_version, write_results
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.compile.lower import lower
 from deploy_jetson.kernels.compile.mca import find_mca, hot_loops
@@ -57,10 +56,8 @@ from deploy_jetson.kernels.targets import (
     find_target,
     runs_here,
 )
-from pneumonia.runtime.atomic import write_bytes, write_json
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 
-RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("speed", "kinds", "threads", "a57", "layers", "storage")
 SCHEMA = "pneumonia.benchmark.engine-vs-peers/1"
 PROFILES = 25
@@ -69,7 +66,7 @@ PROFILES = 25
 # --- parts ------------------------------------------------------------------------------------
 
 
-class Setting(NamedTuple):
+class EngineSetting(NamedTuple):
     """What every part that times our engine is given."""
 
     work: Path  # folder for peers, networks and libraries
@@ -78,7 +75,7 @@ class Setting(NamedTuple):
     realtime: bool  # time at real-time priority
 
     @cache  # noqa: B019 - there is one setting
-    def prepare(self, name: str) -> Prepared:
+    def prepare(self, name: str) -> PreparedLibrary:
         """The case's network and library, made once for all parts."""
         say(f"{name}: choosing kernels, generating and compiling")
         made = prepare(CASES[name], self.work, self.target, self.tuned)
@@ -103,7 +100,9 @@ def stopped(number: int, frame: object) -> None:
     raise SystemExit(f"vs_peers: stopped by {name} after: {_stage}; parts done so far are written")
 
 
-def opened(setting: Setting, prepared: dict[str, Prepared]) -> tuple[list[Runner], list[str]]:
+def opened(
+    setting: EngineSetting, prepared: dict[str, PreparedLibrary]
+) -> tuple[list[Runner], list[str]]:
     """Every engine on its cases, and the peers that do not run."""
     runners, failed = [], []
     for name, one in prepared.items():
@@ -135,7 +134,7 @@ def _runs(runner: Runner) -> bool:
     return True
 
 
-def speed(setting: Setting, names: list[str], rounds: int) -> dict[str, Any]:
+def speed(setting: EngineSetting, names: list[str], rounds: int) -> dict[str, Any]:
     """All engines on one thread, interleaved with the peak."""
     work, target, tuned, realtime = setting
     prepared = {}
@@ -173,7 +172,7 @@ def speed(setting: Setting, names: list[str], rounds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def kinds(setting: Setting, names: list[str]) -> dict[str, Any]:
+def kinds(setting: EngineSetting, names: list[str]) -> dict[str, Any]:
     """Our engine's time by kind of kernel, for every case."""
     found = {}
     for name in names:
@@ -185,7 +184,7 @@ def kinds(setting: Setting, names: list[str]) -> dict[str, Any]:
     return {"target": setting.target.name, "peak_gflops": peak, "cases": found}
 
 
-def by_kind(one: Prepared, realtime: bool) -> dict[str, dict[str, float]]:
+def by_kind(one: PreparedLibrary, realtime: bool) -> dict[str, dict[str, float]]:
     """CPU time and kept multiply-adds of each kind of kernel, steps timed one by one.
 
     `ms` adds up the steps' medians, `min_ms` their quickest runs.
@@ -213,7 +212,7 @@ def by_kind(one: Prepared, realtime: bool) -> dict[str, dict[str, float]]:
     return found
 
 
-def errors(work: Path, one: Prepared) -> dict[str, float | None]:
+def errors(work: Path, one: PreparedLibrary) -> dict[str, float | None]:
     """Largest error of each engine's outputs over their largest value, against ONNX Runtime.
 
     None where an engine answers with NaN, or with outputs of other sizes (pnnx drops a part of the
@@ -237,7 +236,7 @@ def errors(work: Path, one: Prepared) -> dict[str, float | None]:
     return found
 
 
-def threads(setting: Setting, names: list[str]) -> dict[str, Any]:
+def threads(setting: EngineSetting, names: list[str]) -> dict[str, Any]:
     """Our engine on two threads against one, wall time, interleaved."""
     libraries = {name: str(setting.prepare(name).library) for name in names}
     found = measure_scaling(libraries, say)
@@ -278,22 +277,13 @@ def a57(names: list[str]) -> dict[str, Any]:
     compiler = find_compiler(target)
     return {
         "basis": "static analysis (llvm-mca, cost model); predicted, not measured on a device",
-        "compiler": version([*compiler.command]),
-        "llvm_mca": version([find_mca() or "llvm-mca"]),
+        "compiler": program_version(*compiler.command),
+        "llvm_mca": program_version(find_mca() or "llvm-mca"),
         "cases": cases,
     }
 
 
 # --- the file ---------------------------------------------------------------------------------
-
-
-def version(program: list[str]) -> str:
-    """The version line of a program's `--version` output."""
-    if not shutil.which(program[0]):
-        return f"{program[0]}: not installed"
-    done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
-    lines = [line.strip() for line in done.stdout.splitlines()] or [program[0]]
-    return next((line for line in lines if "version" in line.lower()), lines[0])
 
 
 def machine(target: Target) -> dict[str, Any]:
@@ -302,12 +292,12 @@ def machine(target: Target) -> dict[str, Any]:
         "cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform(),
         "targets_that_run_here": [name for name in TARGETS if runs_here(TARGETS[name])],
         "python": platform.python_version(), "numpy": np.__version__,
-        "compiler": version([*find_compiler(target).command]),
+        "compiler": program_version(*find_compiler(target).command),
     }  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for peers and networks")
     parser.add_argument("--parts", default=",".join(PARTS), help="default: all")
     parser.add_argument("--cases", default=",".join(CASES))
@@ -323,7 +313,7 @@ def main() -> None:
     out: Path = arguments.out
     names = arguments.cases.split(",")
     target = find_target(arguments.target)
-    setting = Setting(work, target, not arguments.no_tune, arguments.realtime)
+    setting = EngineSetting(work, target, not arguments.no_tune, arguments.realtime)
     document = json.loads(out.read_text()) if out.exists() else {}
     document |= {"schema": SCHEMA, "machine": machine(target)}
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -343,9 +333,8 @@ def main() -> None:
     for part in chosen:
         say(f"part {part}")
         document[part] = parts[part]()
-        write_json(str(out), document)
         text = markdown(document)
-        write_bytes(str(out.with_suffix(".md")), text.encode())
+        write_results(out, document, text)
     say(f"written: {out} and {out.with_suffix('.md')}")
     print(text)
 

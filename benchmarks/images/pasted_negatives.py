@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.images.dataset_arguments import dataset_and_out
+from benchmarks.reporting import dataset_and_out
 from data_prep.augment.composite import CompositeSettings, lung_mask, paste
 from data_prep.dataset.reader import LABEL_FRAME, Dataset
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL

@@ -7,8 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from benchmarks.images.dataset_arguments import dataset_and_out
-from benchmarks.reporting import write_results
+from benchmarks.reporting import dataset_and_out, write_results
 from pneumonia.runtime.image.polarity import LIMIT, polarity_score
 
 

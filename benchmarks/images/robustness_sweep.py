@@ -27,8 +27,8 @@ from benchmarks.reporting import (
     environment,
     interval_text,
     markdown_table,
+    publish,
     rounded,
-    write_results,
 )
 from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.robustness import robustness_table
@@ -38,7 +38,6 @@ from evaluation.study.cohort import read_cohort
 from evaluation.study.labels import read_labels
 from evaluation.study.perturb import perturb, perturbation_text, standard_sweep
 from pneumonia.cli.terminal import progress_bar
-from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.image.polarity import LIMIT, polarity_score
@@ -179,9 +178,7 @@ def main() -> None:
         f" change against it, paired. {marked} of the {len(images)} inverted copies are marked as"
         " inverted by the reader. Research use only, not a medical device."
     )
-    write_results(options.out, document)
-    write_text(str(options.out.with_suffix(".md")), table(rows, head))
-    print(table(rows, head))
+    publish(options.out, document, table(rows, head))
 
 
 if __name__ == "__main__":

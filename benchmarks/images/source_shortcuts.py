@@ -21,8 +21,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.images.dataset_arguments import dataset_and_out
-from benchmarks.reporting import environment, write_results
+from benchmarks.reporting import dataset_and_out, environment, write_results
 from data_prep.augment.augmenter import Augmenter, AugmentSettings
 from data_prep.dataset.reader import Dataset
 from pneumonia.recipes import load_recipe

@@ -7,7 +7,6 @@ by the vocabulary alone. A scripted reader with a code in mind uses what the pag
 order. Writes benchmarks/results/annotation_clicks.json and docs/images/annotation_clicks.svg.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.reporting import RESULTS, argument_parser, write_results
+from benchmarks.reporting import RESULTS, argument_parser, publish
 from data_prep.annotation.candidates import MAX_OFFERED, TypeIndex, from_report, groups, refilter
 from data_prep.reports.findings.concepts import NOT_FINDINGS, ConceptBase, ConceptTables, split_code
 from data_prep.reports.findings.linking import LinkedConcept, link_report
@@ -29,14 +28,14 @@ MAX_HITS = 10
 BUTTONS = 6  # findings of the report above the first step (pages/typing.js)
 
 
-class Case(NamedTuple):
+class TypedFinding(NamedTuple):
     """A finding to be typed: its manual code and what the vocabulary linked in its report."""
 
     code: str
     linked: tuple[LinkedConcept, ...]
 
 
-class Cost(NamedTuple):
+class ChoiceCost(NamedTuple):
     """What one choice took: clicks and page turns, letters typed, options shown."""
 
     clicks: int
@@ -44,7 +43,7 @@ class Cost(NamedTuple):
     options: int
 
 
-def read_cases(source: Path, base: ConceptBase) -> list[Case]:
+def read_cases(source: Path, base: ConceptBase) -> list[TypedFinding]:
     """Every manual code of the test reports that means a finding."""
     reports = [report for report in read_reports(source) if not report.reason]
     split = split_reports([report.report_id for report in reports])
@@ -55,7 +54,7 @@ def read_cases(source: Path, base: ConceptBase) -> list[Case]:
         linked = tuple(link_report(report.text, base))
         codes = {base.canonical(code) for code in report.codes}
         cases += [
-            Case(code, linked)
+            TypedFinding(code, linked)
             for code in sorted(codes)
             if code in base and split_code(code)[0] not in NOT_FINDINGS
         ]
@@ -67,7 +66,7 @@ def below(base: ConceptBase, node: str) -> int:
     return sum(1 + below(base, child) for child in base.children(node))
 
 
-def shrinkage(base: ConceptBase, cases: Sequence[Case]) -> dict[str, Any]:
+def shrinkage(base: ConceptBase, cases: Sequence[TypedFinding]) -> dict[str, Any]:
     """Number of types offered per finding, and how often the correct type is among them."""
     sizes = {root: below(base, root) for root in base.roots()}
     group = [base.path(case.code)[0] for case in cases]
@@ -104,18 +103,20 @@ def base_of(full: ConceptBase, size: int) -> ConceptBase:
     return ConceptBase(ConceptTables(codes=counts, groups={g: n for g, n in groups.items() if n}))
 
 
-def _listed(names: Sequence[str], wanted: str) -> Cost:
+def _listed(names: Sequence[str], wanted: str) -> ChoiceCost:
     """Cost of picking an entry from a list shown nine at a time: page turns, then one click."""
     at = names.index(wanted)
-    return Cost(1 + at // MAX_OFFERED, 0, min(len(names), (at // MAX_OFFERED + 1) * MAX_OFFERED))
+    return ChoiceCost(
+        1 + at // MAX_OFFERED, 0, min(len(names), (at // MAX_OFFERED + 1) * MAX_OFFERED)
+    )
 
 
-def _add(*costs: Cost) -> Cost:
-    return Cost(*(sum(values) for values in zip(*costs, strict=True)))
+def _add(*costs: ChoiceCost) -> ChoiceCost:
+    return ChoiceCost(*(sum(values) for values in zip(*costs, strict=True)))
 
 
-def by_steps(base: ConceptBase, case: Case, linked: Sequence[LinkedConcept]) -> Cost:
-    """Cost by coarse type, candidates, finer types; `Whole tree` if no candidate fits."""
+def by_steps(base: ConceptBase, case: TypedFinding, linked: Sequence[LinkedConcept]) -> ChoiceCost:
+    """ChoiceCost by coarse type, candidates, finer types; `Whole tree` if no candidate fits."""
     path = base.path(case.code)
     spent = _listed(groups(base), path[0])
     offers = [offer.code for offer in refilter(base, linked, path[0])]
@@ -124,41 +125,41 @@ def by_steps(base: ConceptBase, case: Case, linked: Sequence[LinkedConcept]) -> 
         spent = _add(spent, _listed(offers, known[-1]))
         start = path.index(known[-1])
     else:
-        spent = _add(spent, Cost(1, 0, len(offers)))  # seen in vain, then `Whole tree`
+        spent = _add(spent, ChoiceCost(1, 0, len(offers)))  # seen in vain, then `Whole tree`
         spent = _add(spent, _listed(groups(base), path[0]))
         start = 0
     return _add(spent, _finer(base, path[start:]))
 
 
-def by_buttons(base: ConceptBase, case: Case) -> Cost:
+def by_buttons(base: ConceptBase, case: TypedFinding) -> ChoiceCost:
     """One click on what the report says, then finer types; else the three steps."""
     path = base.path(case.code)
     buttons = [offer.code for offer in from_report(base, case.linked)[:BUTTONS]]
-    seen = Cost(0, 0, len(buttons))
+    seen = ChoiceCost(0, 0, len(buttons))
     known = [at for at, code in enumerate(path) if code in buttons]
     if not known:
         return _add(seen, by_steps(base, case, case.linked))
-    return _add(seen, Cost(1, 0, 0), _finer(base, path[known[-1] :]))
+    return _add(seen, ChoiceCost(1, 0, 0), _finer(base, path[known[-1] :]))
 
 
-def _finer(base: ConceptBase, path: Sequence[str]) -> Cost:
+def _finer(base: ConceptBase, path: Sequence[str]) -> ChoiceCost:
     """From the first node of a path down to the last."""
     steps = [_listed(base.children(a), b) for a, b in pairwise(path)]
-    return _add(Cost(0, 0, 0), *steps)
+    return _add(ChoiceCost(0, 0, 0), *steps)
 
 
-def by_search(index: TypeIndex, case: Case) -> Cost:
+def by_search(index: TypeIndex, case: TypedFinding) -> ChoiceCost:
     """Letters of the code until it is among ten hits, then a click: a flat list of all types."""
     options = 0
     for n in range(1, len(case.code) + 1):
         hits = index.search(case.code[:n], MAX_HITS)
         options = len(hits)
         if case.code in hits:
-            return Cost(1, n, options)
-    return Cost(1, len(case.code), options)
+            return ChoiceCost(1, n, options)
+    return ChoiceCost(1, len(case.code), options)
 
 
-def growth(full: ConceptBase, cases: Sequence[Case], limit: int) -> list[dict[str, Any]]:
+def growth(full: ConceptBase, cases: Sequence[TypedFinding], limit: int) -> list[dict[str, Any]]:
     """Mean cost per choice at each size of the type set, on the same findings."""
     rows = []
     for size in SIZES:
@@ -177,7 +178,7 @@ def growth(full: ConceptBase, cases: Sequence[Case], limit: int) -> list[dict[st
         for name, costs in ways.items():
             row[name] = {
                 field: statistics.fmean(getattr(cost, field) for cost in costs)
-                for field in Cost._fields
+                for field in ChoiceCost._fields
             }
             row[name]["actions"] = row[name]["clicks"] + row[name]["letters"]
         rows.append(row)
@@ -226,9 +227,8 @@ def main() -> None:
         "shrinkage": shrinkage(base, cases),
         "growth": growth(base, cases, arguments.limit),
     }
-    write_results(OUT, found)
+    publish(OUT, found)
     plot(found["growth"], PLOT)
-    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from benchmarks.reporting import RESULTS, write_results
+from benchmarks.reporting import RESULTS, publish
 from tests.chromium import chromium
 from tests.data_prep.annotation.web.desk import draw, enter, running
 
@@ -93,8 +93,7 @@ def main() -> None:
         for n, found in openings.items()
     }
     document = {"rounds": ROUNDS, "key_presses": table, "managers_page_opens": opened}
-    write_results(OUT, document)
-    print(OUT.read_text())
+    publish(OUT, document)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ class NameSpace:
         self._described = {name: tuple(words) for name, words in (descriptions or {}).items()}
 
     def vector(self, entity: str) -> Vector:
-        """See EntitySpace."""
+        """The entity's own vector, else the sum of its title's words; zeros without either."""
         own = self._rows.get(ENTITY_PREFIX + entity)
         if own is not None:
             return unit(self._matrix[own])

@@ -26,7 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reporting import RESULTS, argument_parser, markdown_table, write_results
+from benchmarks.reporting import RESULTS, argument_parser, markdown_table, publish
 from data_prep.reports.findings.concepts import ConceptBase
 from data_prep.reports.findings.text import REPORTED, find_sections
 from data_prep.reports.reading.files import SourceReport
@@ -87,8 +87,7 @@ def main() -> None:
         lines.append((reading["what"], *cells))
     head = ("reports", "`yes` when read", "`no` when read", "`yes` now", "`no` now")
     text = markdown_table(head, lines)
-    write_results(OUT, table, text)
-    print(text)
+    publish(OUT, table, text)
 
 
 if __name__ == "__main__":

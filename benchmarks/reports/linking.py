@@ -10,6 +10,7 @@ scored once, after all models are trained. Writes benchmarks/results/report_link
 import argparse
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from benchmarks.reporting import (
     environment,
     interval_text,
     markdown_table,
-    write_results,
+    publish,
+    spent_s,
 )
 from benchmarks.reports.shorthand import Shorthand
 from data_prep.reports.findings.concepts import NIL, NORMAL, build_base, same_code
@@ -189,10 +191,8 @@ def weak_label_table(ablation: Ablation, linker: TrainedLinker) -> dict[str, Any
     }
 
 
-def measure_cost(
-    ablation: Ablation, linker: TrainedLinker, repeats: int = 5
-) -> list[dict[str, float]]:
-    """Milliseconds to link one report of n mentions, least of some repeats."""
+def measure_cost(ablation: Ablation, linker: TrainedLinker) -> list[dict[str, float]]:
+    """Milliseconds to link one report of n mentions, least of five."""
     sentences = [
         f"{s.strip()}."
         for report in ablation.test_reports
@@ -207,15 +207,9 @@ def measure_cost(
             if mentions + found <= n:
                 text, mentions = text + " " + sentence, mentions + found
         link_report(text, linker.base, linker)
-        best = min(_timed(text, linker) for _ in range(repeats))
+        best = min(spent_s(partial(link_report, text, linker.base, linker)) for _ in range(5))
         rows.append({"mentions": mentions, "characters": len(text), "ms": round(1e3 * best, 2)})
     return rows
-
-
-def _timed(text: str, linker: TrainedLinker) -> float:
-    start = time.process_time()
-    link_report(text, linker.base, linker)
-    return time.process_time() - start
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -280,8 +274,7 @@ def run_openi(options: argparse.Namespace) -> None:
         "weak_labels": weak_label_table(ablation, linker),
     }
     text = as_markdown(result)
-    write_results(out, result, text)
-    print(text)
+    publish(out, result, text)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ right (the manual code of every earlier mention in place of the linked one), and
 right whose code is among its candidates. Writes benchmarks/results/report_linking_ceiling.json.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.reporting import RESULTS, argument_parser, environment, write_results
+from benchmarks.reporting import RESULTS, argument_parser, environment, publish
 from data_prep.reports.findings.concepts import NIL
 from data_prep.reports.findings.linking import LinkDecision
 from data_prep.reports.linker.batches import arrange, collate
@@ -127,8 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = compare(options.reports, options.linker)
-    write_results(OUT, found)
-    print(json.dumps(found, indent=1))
+    publish(OUT, found)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from benchmarks.reporting import (
     environment,
     interval_text,
     markdown_table,
+    publish,
+    spent_s,
     write_results,
 )
 from benchmarks.reports.shorthand import Shorthand, ambiguous
@@ -269,7 +271,7 @@ def measure_cost(model: DynamicContext, documents: Sequence[LinkDocument]) -> li
             }
             for name, way in ways.items():
                 way()
-                row["ms"][name] = round(1e3 * min(_timed(way) for _ in range(3)), 2)
+                row["ms"][name] = round(1e3 * min(spent_s(way) for _ in range(3)), 2)
         rows.append(row)
     return rows
 
@@ -277,12 +279,6 @@ def measure_cost(model: DynamicContext, documents: Sequence[LinkDocument]) -> li
 def _trimmed(mention: LinkMention, place: int, keep: int = 8) -> LinkMention:
     listed: tuple[EntityCandidate, ...] = (mention.candidates * keep)[:keep]
     return mention._replace(place=place, candidates=listed)
-
-
-def _timed(way: Callable[[], Any]) -> float:
-    start = time.process_time()
-    way()
-    return time.process_time() - start
 
 
 def growth(rows: Sequence[dict[str, Any]], name: str) -> float:
@@ -366,8 +362,7 @@ def main() -> None:
         "cost": cost, "growth": {name: growth(cost, name) for name in ("DCA", "pairwise")},
     }  # fmt: skip
     text = as_markdown(result)
-    write_results(options.out, result, text)
-    print(text)
+    publish(options.out, result, text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ leave out what the report says, so `yes` in the rows without an opacity is an up
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.reporting import RESULTS, argument_parser, markdown_table, write_results
+from benchmarks.reporting import RESULTS, argument_parser, markdown_table, publish
 from data_prep.reports.findings.concepts import ConceptBase, split_code
 from data_prep.reports.reading.files import SourceReport
 from data_prep.reports.reading.splitting import coded_reports
@@ -48,8 +48,7 @@ def main() -> None:
     counts = {group: {label: table[group, label] for label in LABELS} for group in GROUPS}
     rows = [(title, *(counts[group][n] for n in LABELS)) for group, title in GROUPS.items()]
     text = markdown_table(("weak label of test reports", "yes", "uncertain", "no"), rows)
-    write_results(OUT, {"part": "test", "counts": counts}, text)
-    print(text)
+    publish(OUT, {"part": "test", "counts": counts}, text)
 
 
 if __name__ == "__main__":

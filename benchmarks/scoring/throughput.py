@@ -15,9 +15,7 @@ how well the parts overlap. Writes benchmarks/results/scoring_overlap.json.
 """
 
 import argparse
-import json
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -29,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reporting import RESULTS, argument_parser, environment, write_results
+from benchmarks.reporting import RESULTS, argument_parser, environment, processor_s, publish
 from benchmarks.scoring.slow_worker import WAIT
 from benchmarks.scoring.studies import write_dicoms
 from pneumonia.runtime.child import ChildLimits, DecodingChild
@@ -130,14 +128,6 @@ class Memory:
             self.mb.append(round(tree_rss_mb(), 1))
 
 
-def cpu_seconds() -> float:
-    """Processor time of this process and of its children that have ended."""
-    own, children = (
-        resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
 def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, Any]:
     """All rounds with one model."""
     detector = open_detector(folder, options.wait_ms)
@@ -152,7 +142,7 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, 
             "decode_alone": decode_alone(paths, options.jobs, limits),
             "detect_alone": detect_alone(detector, paths),
         }
-        start, cpu = time.perf_counter(), cpu_seconds()
+        start, cpu = time.perf_counter(), processor_s()
         out = root / f"out-{detector.bundle.model_hash[:8]}-{turn}"
         settings = ScoreSettings(jobs=options.jobs, limits=limits)
         if options.no_pictures:
@@ -163,7 +153,7 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> dict[str, 
             rates[kind].append(len(paths) / value)
         slower = max(seconds["decode_alone"], seconds["detect_alone"])
         ratios.append(slower / seconds["batch"])
-        bounds.append(min(1.0, slower / ((cpu_seconds() - cpu) / cores)))
+        bounds.append(min(1.0, slower / ((processor_s() - cpu) / cores)))
         flags = summary.document["totals"]["flags"]
     return {
         "model": f"{detector.bundle.model_name} {detector.bundle.model_hash[:12]}",
@@ -203,8 +193,7 @@ def main() -> None:
     }
     name = "overlap" if options.wait_ms else "throughput"
     name = f"scoring_{name}{'_without_pictures' if options.no_pictures else ''}.json"
-    write_results(RESULTS / name, result)
-    print(json.dumps(result, indent=2))
+    publish(RESULTS / name, result)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ kept in the work folder: a run that was stopped goes on there, row by row. Times
 seconds of one interleaved run, least of five. Needs `pip install torch-pruning` (MIT).
 """
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from benchmarks.reporting import argument_parser, write_results
+from benchmarks.reporting import RESULTS, argument_parser, spent_s, write_results
 from benchmarks.torch_pruning_peer.accuracy import accuracies
 from benchmarks.torch_pruning_peer.halves import (
     RATIO,
@@ -35,7 +33,7 @@ from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
 from tests.network.torch_networks import NETWORKS, network
 
-RESULT = Path(__file__).parents[1] / "results" / "torch_pruning_pair.json"
+RESULT = RESULTS / "torch_pruning_pair.json"
 WORK = Path("runs") / "torch_pruning_pair"
 REPEATS = 5
 
@@ -61,13 +59,6 @@ def our_groups(found: ImportedNetwork) -> set[frozenset[str]]:
     return {frozenset(group.layers) for group in ChannelGraph(found.spec).components()}
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Processor time of one call."""
-    begin = time.process_time()
-    work()
-    return time.process_time() - begin
-
-
 def least(pairs: list[tuple[float, float]]) -> tuple[float, float]:
     """The least time of each of two interleaved works."""
     return min(a for a, _ in pairs), min(b for _, b in pairs)
@@ -90,17 +81,17 @@ def compare(name: str) -> dict[str, Any]:
     except Exception as error:  # whatever it is, the other networks go on
         failure = f"{type(error).__name__}: {error}"
     graph_times = [
-        (seconds(lambda: their_groups(module, x)), seconds(lambda: our_groups(found)))
+        (spent_s(lambda: their_groups(module, x)), spent_s(lambda: our_groups(found)))
         for _ in range(REPEATS)
     ]
     whole_times = [
         (
-            0.0 if failure else seconds(lambda: their_pruning(name, module, x)),
-            seconds(lambda: our_pruning(name, found)),
+            0.0 if failure else spent_s(lambda: their_pruning(name, module, x)),
+            spent_s(lambda: our_pruning(name, found)),
         )
         for _ in range(REPEATS)
     ]
-    import_time = min(seconds(lambda: from_torch(module, x)) for _ in range(2))
+    import_time = min(spent_s(lambda: from_torch(module, x)) for _ in range(2))
     return {
         "groups": len(ours),
         "groups_equal": theirs == ours,

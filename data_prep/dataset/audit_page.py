@@ -1,6 +1,5 @@
 """The audit as one self-contained HTML page: tables, plots and a few images with their boxes."""
 
-import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from data_prep.dataset.reader import LABEL_FRAME, Dataset
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image.preprocess import resize
+from pneumonia.runtime.image.raster import picture_uri
 
 _TEMPLATE = Path(__file__).with_name("audit.html.j2")
 _SAMPLES = 12
@@ -131,10 +131,10 @@ def _sample(dataset: Dataset, i: int) -> str:
             draw.rectangle((x1, y1, x2, y2), outline=(255, 220, 0), width=2)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    return picture_uri(stream.getvalue())
 
 
 def _png(figure: Figure) -> str:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=90)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return picture_uri(stream.getvalue())

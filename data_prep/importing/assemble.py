@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,13 @@ import numpy.typing as npt
 
 from data_prep.dataset.reader import LABEL_FRAME, DatasetImage
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
-from data_prep.dataset.writer import DatasetFacts, DatasetWriter, RejectedFile
+from data_prep.dataset.writer import (
+    DatasetFacts,
+    DatasetWriter,
+    RejectedFile,
+    is_up_to_date,
+    new_dataset,
+)
 from data_prep.importing.decode import ImportedImage, dataset_record, decode_image, parse_age
 from data_prep.importing.reasons import reason_detail
 from data_prep.importing.sources import SourceFolder, SourceImage
@@ -116,30 +122,80 @@ def source_key(sources: Sequence[SourceFolder], settings: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-class Assembly(NamedTuple):
-    """What is written besides the images."""
+class LabelledImages(NamedTuple):
+    """What the label files of an import state about its images."""
 
-    facts: DatasetFacts  # content of dataset.json; split, rejected and adjusted are completed here
-    options: DatasetOptions  # see DatasetOptions
+    candidates: Sequence[Candidate]
+    rejections: Rejections
+    adjusted: Counter[str]  # repaired label rows by kind of repair
+    source: dict[str, Any]  # `source` of dataset.json
+
+
+class ImportTask(NamedTuple):
+    """One import."""
+
+    folder: Path  # folder of the images, for errors
+    sources: Sequence[SourceFolder]  # files that it depends on
+    version: int  # higher where the same sources give a different dataset
+    settings: Sequence[Any]  # those besides DatasetOptions that change its result
+    read: Callable[[], LabelledImages]  # reads the label files
     leak_fix: str  # how a user states the patients of images, for the leak warning
 
 
-def write_candidates(
-    writer: DatasetWriter,
-    candidates: Sequence[Candidate],
-    assembly: Assembly,
-    rejections: Rejections,
+def import_dataset(
+    task: ImportTask,
+    out: Path,
+    options: DatasetOptions,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Decode, split and write; pixels stream to disk, only records stay in memory.
+) -> bool:
+    """Write a dataset folder, all or nothing; False when it is up to date already.
 
     Raises:
-        DataError: No image could be used.
+        DataError: Malformed labels, or no image that can be used.
+        OutputError: `out` holds something else or cannot be written.
     """
-    facts, options, _ = assembly
+    own = [task.version, options.cache_size, options.seed, list(options.fractions)]
+    key = source_key(task.sources, [*own, *task.settings])
+    if is_up_to_date(out, key):
+        return False
+    labelled = task.read()
+    if not labelled.candidates:
+        raise DataError(
+            "No image has both a file and a usable label",
+            found=labelled.rejections.summary(),
+            where=str(task.folder),
+        )
+    kind = str(labelled.source["type"]).partition("-")[0]
+    with new_dataset(out, kind) as writer:
+        split = _write_images(writer, labelled, options, task.leak_fix, workers, progress)
+        facts = DatasetFacts(
+            labelled.source,
+            key,
+            options.cache_size,
+            split,
+            labelled.rejections.files,
+            dict(+labelled.adjusted),
+        )
+        writer.finish(facts)
+    return True
+
+
+def _write_images(
+    writer: DatasetWriter,
+    labelled: LabelledImages,
+    options: DatasetOptions,
+    leak_fix: str,
+    workers: int | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Decode, split and write; pixels stream to disk, only records stay in memory.
+
+    Returns:
+        `split` of dataset.json.
+    """
+    candidates, rejections, adjusted, _ = labelled
     decode = partial(decode_image, cache_size=options.cache_size)
-    adjusted = Counter(facts.adjusted)
     guessed = 0  # images whose patient is unknown
     members: list[SplitImage] = []
     paths = [candidate.image.path for candidate in candidates]
@@ -161,15 +217,12 @@ def write_candidates(
         raise DataError("No image could be used", found=rejections.summary())
     split = assign_splits(members, options.seed, options.fractions)
     writer.set_splits(split.splits)
-    summary = {
+    return {
         "method": split.method,
         "seed": None if split.method == "given" else options.seed,
         "fractions": list(options.fractions),
-        "leak_warning": _leak_warning(guessed, split.straddling, assembly.leak_fix),
+        "leak_warning": _leak_warning(guessed, split.straddling, leak_fix),
     }
-    writer.finish(
-        facts._replace(split=summary, rejected=rejections.files, adjusted=dict(+adjusted))
-    )
 
 
 def leak_warning(images: int, fix: str) -> str:

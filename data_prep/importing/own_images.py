@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset.writer import DatasetFacts, is_up_to_date, new_dataset
 from data_prep.importing.assemble import (
-    Assembly,
     Candidate,
     DatasetOptions,
     Frame,
+    ImportTask,
+    LabelledImages,
     Rejections,
     check_folders,
+    import_dataset,
     pseudonym,
-    source_key,
-    write_candidates,
 )
 from data_prep.importing.box_files.box_csv import read_box_csv, read_patients
 from data_prep.importing.box_files.coco import read_coco
@@ -149,43 +148,24 @@ def import_own_images(
     tables = [*file.files, *([options.patients] if options.patients else [])]
     found = [SourceImage(name, "full", path) for name, path in index.paths.items()]
     source = SourceFolder(str(file.format), labels, None, found, tables, index.rejected)
-    key = source_key([source], _settings(options))
-    if is_up_to_date(out, key):
-        return False
-    content = file.read()
-    patients = [*content.patients, *(read_patients(options.patients) if options.patients else [])]
-    rejections, adjusted = Rejections(), Counter[str]()
-    for name, reason in index.rejected:
-        rejections.add(reason, name)
-    chosen = _choose_categories(content.rows, options.categories)
-    collected = _collect(content.rows, index, chosen, rejections, adjusted)
-    _add_patients(collected, patients, index)
-    candidates = _candidates(index, collected, content, options, rejections)
-    if not candidates:
-        raise DataError(
-            "No image has both a file and a usable label",
-            found=rejections.summary(),
-            where=str(images),
-        )
-    facts = DatasetFacts(
-        source={"type": f"own-{file.format}", "categories": sorted(chosen)},
-        source_key=key,
-        cache_size=options.cache_size,
-        split={},
-        rejected=[],
-        adjusted=adjusted,
-    )
-    with new_dataset(out, "own") as writer:
-        assembly = Assembly(facts, options, LEAK_FIX)
-        write_candidates(writer, candidates, assembly, rejections, workers, progress)
-    return True
 
+    def read() -> LabelledImages:
+        content = file.read()
+        rows, given = content.rows, options.patients
+        patients = [*content.patients, *(read_patients(given) if given else [])]
+        rejections, adjusted = Rejections(), Counter[str]()
+        for name, reason in index.rejected:
+            rejections.add(reason, name)
+        chosen = _choose_categories(rows, options.categories)
+        collected = _collect(rows, index, chosen, rejections, adjusted)
+        _add_patients(collected, patients, index)
+        candidates = _candidates(index, collected, content, options, rejections)
+        origin = {"type": f"own-{file.format}", "categories": sorted(chosen)}
+        return LabelledImages(candidates, rejections, adjusted, origin)
 
-def _settings(options: OwnImageOptions) -> list[object]:
-    return [
-        VERSION, options.cache_size, options.seed, list(options.fractions), options.frame,
-        list(options.categories), options.unlabelled_negative,
-    ]  # fmt: skip
+    settings = (options.frame, options.categories, options.unlabelled_negative)
+    task = ImportTask(images, [source], VERSION, settings, read, LEAK_FIX)
+    return import_dataset(task, out, options, workers, progress)
 
 
 def _choose_categories(rows: Iterable[BoxRow], wanted: Sequence[str]) -> set[str]:

@@ -6,19 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset.writer import DatasetFacts, is_up_to_date, new_dataset
 from data_prep.importing.assemble import (
-    Assembly,
     Candidate,
     DatasetOptions,
+    ImportTask,
+    LabelledImages,
     Rejections,
     check_folders,
-    source_key,
-    write_candidates,
+    import_dataset,
 )
 from data_prep.importing.labels import SourceLabels, read_labels
 from data_prep.importing.sources import SourceFolder, SourceImage, open_nih, open_source
-from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import LUNG_OPACITY
 from pneumonia.runtime.progress import Progress
 
@@ -67,30 +65,16 @@ def import_rsna(
     sources = [open_source(source, options.mapping)]
     if options.nih is not None:
         sources.append(open_nih(options.nih))
-    key = source_key(sources, [VERSION, options.cache_size, options.seed, [*options.fractions]])
-    if is_up_to_date(out, key):
-        return False
-    labels = read_labels(sources[0].labels_csv, sources[0].class_csv)
-    rejections = Rejections()
-    candidates = _match(sources, labels, rejections)
-    if not candidates:
-        raise DataError(
-            "No image has both a file and a usable label",
-            found=rejections.summary(),
-            where=str(source),
-        )
-    facts = DatasetFacts(
-        source={"type": "rsna-" + sources[0].layout, "nih": options.nih is not None},
-        source_key=key,
-        cache_size=options.cache_size,
-        split={},
-        rejected=[],
-        adjusted=labels.adjusted,
-    )
-    with new_dataset(out, "rsna") as writer:
-        assembly = Assembly(facts, options, LEAK_FIX)
-        write_candidates(writer, candidates, assembly, rejections, workers, progress)
-    return True
+
+    def read() -> LabelledImages:
+        labels = read_labels(sources[0].labels_csv, sources[0].class_csv)
+        rejections = Rejections()
+        origin = {"type": "rsna-" + sources[0].layout, "nih": options.nih is not None}
+        candidates = _match(sources, labels, rejections)
+        return LabelledImages(candidates, rejections, labels.adjusted, origin)
+
+    task = ImportTask(source, sources, VERSION, (), read, LEAK_FIX)
+    return import_dataset(task, out, options, workers, progress)
 
 
 def _match(

@@ -35,8 +35,6 @@ from evaluation.metrics.matching import Float64Array
 from evaluation.study.class_mix import RSNA_MIX, ClassMix, class_strata, mix_weights
 from pneumonia.runtime.progress import Progress
 
-PREFIX = "mix."  # of the name of a statistic at the mix
-
 
 class _WeightedBlocks:
     """Blocks of draws times the image weights; the latest product is kept for all statistics."""
@@ -54,21 +52,18 @@ class _WeightedBlocks:
 
 
 def reweight(statistics: Sequence[AnyStatistic], weights: Float64Array) -> list[AnyStatistic]:
-    """The same statistics with a weight for every image, their names prefixed with `mix.`."""
+    """The same statistics with a weight for every image."""
     blocks = _WeightedBlocks(weights)
 
     def weighted(item: AnyStatistic) -> AnyStatistic:
         if isinstance(item, RatioStatistic):
             return replace(
                 item,
-                name=PREFIX + item.name,
                 numerator=item.numerator * weights,
                 denominator=item.denominator * weights,
             )
         compute = item.compute
-        return replace(
-            item, name=PREFIX + item.name, compute=lambda block: compute(blocks.of(block))
-        )
+        return replace(item, compute=lambda block: compute(blocks.of(block)))
 
     return [weighted(item) for item in statistics]
 
@@ -92,7 +87,7 @@ def study_statistics(study: MatchedStudy) -> list[AnyStatistic]:
 
 
 def mix_statistics(study: MatchedStudy, mix: ClassMix) -> list[AnyStatistic]:
-    """`mix.*`: `study_statistics` at a mix.
+    """`study_statistics` at a mix.
 
     Raises:
         DataError: A class is not known, or absent.
@@ -105,8 +100,7 @@ class MixEstimates:
     """One study at a mix."""
 
     mix: ClassMix  # shares of the classes
-    # metric -> estimate at the mix; names as in metrics.json, without a prefix
-    estimates: Mapping[str, Estimate]
+    estimates: Mapping[str, Estimate]  # metric -> estimate at the mix
     effective_images: float  # images of equal weight that would be as precise (Kish)
 
 
@@ -124,10 +118,7 @@ def estimate_at_mix(
     """
     strata = class_strata(study.cases)
     weights = mix_weights(strata, mix)
-    items = [
-        replace(item, name=item.name.removeprefix(PREFIX))
-        for item in reweight(study_statistics(study), weights)
-    ]
+    items = reweight(study_statistics(study), weights)
     resampler = Resampler(study.cases.patients, strata, draws, seed)
     effective = float(weights.sum() ** 2 / (weights**2).sum())
     return MixEstimates(mix, estimate_all(items, resampler, progress), effective)
@@ -141,22 +132,12 @@ def compare_at_mix(
     progress: Progress | None = None,
     tuned_here: Mapping[str, bool] | None = None,
 ) -> list[ModelComparison]:
-    """`paired.compare_studies` at a mix; metrics are named without a prefix.
+    """`paired.compare_studies` at a mix.
 
     The draws are stratified by class; the strata of `resampler` are not used.
     """
     cases = next(iter(studies.values())).cases
     by_class = replace(resampler, strata=class_strata(cases))
-    found = compare_studies(
+    return compare_studies(
         studies, by_class, margins, progress, tuned_here, lambda study: mix_statistics(study, mix)
     )
-    return [
-        replace(
-            item,
-            differences={
-                name.removeprefix(PREFIX): replace(row, metric=name.removeprefix(PREFIX))
-                for name, row in item.differences.items()
-            },
-        )
-        for item in found
-    ]

@@ -233,10 +233,7 @@ def _difference(
 
 def find_margin(metric: str, margins: Mapping[str, float]) -> float | None:
     """The margin of a metric, or of its family (the name up to the first dot); None = none."""
-    name = metric.removeprefix("mix.")
-    if name in margins:
-        return margins[name]
-    return margins.get(name.partition(".")[0])
+    return margins.get(metric, margins.get(metric.partition(".")[0]))
 
 
 def judge(
@@ -259,7 +256,7 @@ def judge(
         return UNJUDGED
     if too_few:
         return TOO_FEW
-    if unequal and not metric.removeprefix("mix.").startswith(RANKING_FAMILIES):
+    if unequal and not metric.startswith(RANKING_FAMILIES):
         return UNEQUAL
     if not np.isfinite(delta.ci_low):
         return UNJUDGED

@@ -50,7 +50,7 @@ class CrossbarCost(NamedTuple):
     adc_bits: int  # resolution that the converters need, bits
     area_mm2: float  # of everything
     power_mw: float  # of everything, all arrays busy
-    calibrated: bool  # see CrossbarModel
+    calibrated: bool  # whether the constants were measured or simulated for a device
 
 
 def slices(bits: int, model: CrossbarModel) -> int:

@@ -68,7 +68,7 @@ class SotMramCost(NamedTuple):
     images_per_s: float  # pipelined by layers when everything is resident, else one after the other
     load_ns: float  # writing all weights once
     reload_bits: int  # weight bits written for every image, because they do not fit
-    calibrated: bool  # see SotMramModel
+    calibrated: bool  # whether the constants were measured or simulated for a device
 
 
 def layer_cost(load: LayerLoad, model: SotMramModel) -> LayerCost:

@@ -4,7 +4,6 @@ Truth is drawn solid in blue, predictions dashed in orange with their score: dis
 colour-blind readers, and by line style in greyscale print.
 """
 
-import base64
 import io
 import itertools
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from evaluation.metrics.matching import Float64Array
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.image_files import find_image, read_pixels
 from pneumonia.runtime.errors import PneumoniaError
+from pneumonia.runtime.image.raster import picture_uri
 
 TILE_PX = 420
 TRUTH_COLOUR = (86, 180, 233)
@@ -94,16 +94,11 @@ def case_tile(
         cases.scores[index][shown],
     )
     return OverlayTile(
-        data_uri=jpeg_uri(picture),
+        data_uri=picture_uri(picture),
         title=cases.ids[index],
         caption=_caption(cases, errors),
         has_image=pixels is not None,
     )
-
-
-def jpeg_uri(picture: bytes) -> str:
-    """A JPEG as a data URI."""
-    return "data:image/jpeg;base64," + base64.b64encode(picture).decode("ascii")
 
 
 def _caption(cases: EvaluationCases, errors: ImageErrors) -> str:

@@ -1,6 +1,5 @@
 """Shared parts of the pages: templates, rows of tables, additional sections."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
 from pneumonia.runtime.errors import DISCLAIMER
+from pneumonia.runtime.image.raster import picture_uri
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,7 +27,7 @@ class ExtraFigure:
     @property
     def data_uri(self) -> str:
         """The picture as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+        return picture_uri(self.png)
 
 
 @dataclass(frozen=True)

@@ -340,8 +340,8 @@ def _png(image: "Image.Image") -> bytes:
 
 
 def _data_uri(image: "Image.Image") -> str:
-    from evaluation.report.overlays import jpeg_uri
+    from pneumonia.runtime.image.raster import picture_uri
 
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=85)
-    return jpeg_uri(buffer.getvalue())
+    return picture_uri(buffer.getvalue())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.engine import vs_peers
-from benchmarks.engine.cases import CASES, Prepared
+from benchmarks.engine.cases import CASES, PreparedLibrary
 from benchmarks.engine.runner import Runner
 from benchmarks.engine.scaling import ThreadRun, scaling
 from pneumonia.exporting.onnx_graph import emit_onnx
@@ -46,7 +46,7 @@ def test_outputs_of_another_size_and_nan_count_as_wrong(tmp_path):
     np.save(tmp_path / f"{name}.ncnn.npy", np.zeros(size // 2, np.float32))
     np.save(tmp_path / f"{name}.mnn.npy", np.full(size, np.nan, np.float32))
     np.save(tmp_path / f"{name}.ours.npy", np.zeros(size, np.float32))
-    one = Prepared(CASES[name], tmp_path / "lib.so", {}, {}, {}, (1, 8, 8))
+    one = PreparedLibrary(CASES[name], tmp_path / "lib.so", {}, {}, {}, (1, 8, 8))
     found = vs_peers.errors(tmp_path, one)
     assert found == {"ncnn": None, "mnn": None, "ours": pytest.approx(1)}
 

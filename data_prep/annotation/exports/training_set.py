@@ -5,36 +5,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from data_prep.annotation.agreement.consensus import StudyTruth
-from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
+from data_prep.dataset.splits import SplitImage, assign_splits
 from data_prep.dataset.writer import DatasetFacts, RejectedFile, new_dataset
-from data_prep.importing.assemble import leak_warning, pseudonym
+from data_prep.importing.assemble import DatasetOptions, leak_warning, pseudonym
 from data_prep.importing.decode import dataset_record, decode_image
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import LUNG_OPACITY
 
-CACHE_SIZE = 512
 LEAK_FIX = "Read DICOM files: the patient is taken from their headers"
-
-
-class TrainingSetOptions(NamedTuple):
-    """Settings of the exported dataset."""
-
-    cache_size: int = CACHE_SIZE  # longest side of a cached image in pixels
-    seed: int = 0  # seed of the patient split
-    fractions: tuple[float, ...] = DEFAULT_FRACTIONS  # shares of train, val and test
 
 
 def write_training_set(
     out: Path,
     truths: Mapping[str, StudyTruth],
     paths: Mapping[str, Path],
-    options: TrainingSetOptions | None = None,
+    options: DatasetOptions | None = None,
 ) -> dict[str, int]:
     """Write the dataset folder; studies in doubt are left out and counted by reason.
 
@@ -50,7 +40,7 @@ def write_training_set(
         DataError: No study has a truth to learn from.
         OutputError: `out` holds something else or cannot be written.
     """
-    options = options or TrainingSetOptions()
+    options = options or DatasetOptions()
     rejected = [
         RejectedFile(image_id, truth.reason)
         for image_id, truth in sorted(truths.items())
@@ -87,7 +77,7 @@ def write_training_set(
 
 def _facts(
     truths: Mapping[str, StudyTruth],
-    options: TrainingSetOptions,
+    options: DatasetOptions,
     rejected: Sequence[RejectedFile],
     guessed: int,
 ) -> DatasetFacts:

@@ -1,13 +1,12 @@
 """Boxes of RSNA csv and COCO files, brought to the pixels of the studies."""
 
-import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data_prep.annotation.workspace.records import (
     ABNORMAL,
@@ -18,16 +17,16 @@ from data_prep.annotation.workspace.records import (
     Study,
 )
 from data_prep.dataset.reader import LABEL_FRAME
+from data_prep.importing.box_files.coco import read_coco
+from data_prep.importing.box_files.rows import Frame
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.findings.scope import PRESENT
 from pneumonia.runtime.csv_tables import read_table
-from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.label_table import LUNG_OPACITY as CLASS_OPACITY
 from pneumonia.runtime.label_table import NORMAL as CLASS_NORMAL
 from pneumonia.runtime.label_table import NOT_NORMAL as CLASS_NOT_NORMAL
 from pneumonia.runtime.label_table import read_label_rows
 
-MAX_SIDE = 2**20  # pixels; a larger image size in a file is ignored
 _CLASS_VERDICTS = {CLASS_NORMAL: NORMAL, CLASS_NOT_NORMAL: ABNORMAL}
 
 
@@ -72,9 +71,13 @@ class ImportedStudies:
         if self._by_name.setdefault(stem, study) != study:
             self._by_name[stem] = None
 
-    def study(self, name: str) -> Study | None:
+    def find(self, name: str) -> Study | None:
         """The study that a file names by image id, path or stem; None when unknown or ambiguous."""
-        found = self._by_name.get(name) or self._by_name.get(Path(name).stem)
+        return self._by_name.get(name) or self._by_name.get(Path(name).stem)
+
+    def study(self, name: str) -> Study | None:
+        """Note that the file lists a study; None, and counted, when unknown or ambiguous."""
+        found = self.find(name)
         if found is None:
             self.left_out["unknown_image"] += 1
         else:
@@ -112,9 +115,7 @@ def import_rsna(data: bytes, into: ImportedStudies) -> None:
                 continue
             study = into.study(row.image_id)
             if study is not None and row.box_xyxy is not None:
-                x_scale, y_scale = study.width / LABEL_FRAME, study.height / LABEL_FRAME
-                x1, y1, x2, y2 = row.box_xyxy
-                box = x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale
+                box = _scaled(row.box_xyxy, (LABEL_FRAME, LABEL_FRAME), study)
                 into.add(study, box, opacity, PRESENT)
 
 
@@ -147,34 +148,20 @@ def import_coco(data: bytes, into: ImportedStudies) -> None:
     Raises:
         DataError: Not COCO.
     """
-    try:
-        table = json.loads(data)
-        names = {item["id"]: str(item["name"]) for item in table["categories"]}
-        images = {item["id"]: item for item in table["images"]}
-        annotations = list(table["annotations"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise DataError(
-            "File is not COCO", expected="JSON with images, annotations and categories"
-        ) from None
-    studies = {number: into.study(str(item.get("file_name"))) for number, item in images.items()}
-    for item in annotations:
-        try:
-            study, image = studies[item["image_id"]], images[item["image_id"]]
-            x, y, width, height = (float(side) for side in item["bbox"])
-            name = names[item["category_id"]]
-        except (TypeError, KeyError, ValueError, OverflowError):
-            into.left_out["malformed_annotation"] += 1
-            continue
-        if study is not None:
-            x_scale = _scale(study.width, image, "width")
-            y_scale = _scale(study.height, image, "height")
-            box = x * x_scale, y * y_scale, (x + width) * x_scale, (y + height) * y_scale
-            into.add(study, box, into.code(name), str(item.get("assertion", PRESENT)))
+    with _as_file(data) as path:
+        rows = read_coco(Path(path)).rows
+    for row in rows:
+        if row.fault:
+            into.left_out[row.fault] += 1
+        elif row.box_xyxy is None:
+            into.study(row.image)
+        elif study := into.find(row.image):
+            size = (study.width, study.height)
+            box = _scaled(row.box_xyxy, row.frame or size, study)
+            into.add(study, box, into.code(row.category), row.assertion)
 
 
-def _scale(side: int, image: Mapping[str, Any], key: str) -> float:
-    """Pixels of the study per pixel of the file; 1 where its size is missing or impossible."""
-    given = image.get(key)
-    if isinstance(given, int | float) and 0 < given <= MAX_SIDE:
-        return side / float(given)
-    return 1.0
+def _scaled(box_xyxy: Sequence[float], frame: Frame, study: Study) -> tuple[float, ...]:
+    """A box from a frame of this width and height to pixels of the study."""
+    scales = (study.width / frame[0], study.height / frame[1]) * 2
+    return tuple(side * scale for side, scale in zip(box_xyxy, scales, strict=True))

@@ -107,4 +107,5 @@ def _annotation(
     if not isinstance(box, list) or len(box) != 4:
         return BoxRow(image, category=category, fault="malformed_row")
     x, y, width, height = map(number, box)
-    return box_row(image, (x, y, x + width, y + height), category, frame)
+    row = box_row(image, (x, y, x + width, y + height), category, frame)
+    return row._replace(assertion=str(entry.get("assertion", "")))

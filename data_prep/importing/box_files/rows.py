@@ -22,6 +22,7 @@ class BoxRow(NamedTuple):
     class_name: str = ""  # class of a negative image; empty when it is not given
     # frame that the file states for this image; None = the pixels of the image
     frame: Frame | None = None
+    assertion: str = ""  # `present` or `uncertain` in COCO files of our readers, else empty
 
 
 class PatientRow(NamedTuple):

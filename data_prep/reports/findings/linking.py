@@ -61,7 +61,7 @@ class DictionaryLinker:
         self.base = base
 
     def link(self, text: str, mentions: Sequence[Mention]) -> list[LinkDecision]:
-        """See MentionLinker; the score is 1 / number of the alias's codes (uniform)."""
+        """The score is 1 / number of the alias's codes."""
         return [LinkDecision(self._code(m), 1 / len(m.targets)) for m in mentions]
 
     def _code(self, mention: Mention) -> str:

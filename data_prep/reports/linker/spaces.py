@@ -43,7 +43,7 @@ class ConceptSpace:
             self._aliases.setdefault(split_code(code)[0], []).append(form)
 
     def vector(self, entity: str) -> Vector:
-        """See EntitySpace."""
+        """Vector of a code at unit length; zeros for NIL and for a code without any known part."""
         total = np.zeros(self.dimensions, np.float32)
         if entity == NIL:
             return total

@@ -81,7 +81,7 @@ class TrainedLinker:
         return DocumentMaker(generator, self.space, self.words)
 
     def link(self, text: str, mentions: Sequence[Mention]) -> list[LinkDecision]:
-        """See MentionLinker. Absent and prior mentions get the code of highest prior."""
+        """Absent and prior mentions get the code of highest prior."""
         sentences, _ = finder_of(self.base).read(text)
         decided = iter(self.decide(self.make("", sentences, mentions)))
         stated = {id(mention) for mention in asserted(mentions)}

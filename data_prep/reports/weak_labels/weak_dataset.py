@@ -17,7 +17,7 @@ from data_prep.dataset.writer import (
     RejectedFile,
     new_dataset,
 )
-from data_prep.importing.assemble import pseudonym
+from data_prep.importing.assemble import DEFAULT_CACHE_SIZE, pseudonym
 from data_prep.importing.decode import ImportedImage, dataset_record, decode_image
 from data_prep.parallel import ordered_map
 from data_prep.reports.weak_labels.opacity_label import NO
@@ -25,7 +25,6 @@ from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.image_names import IMAGE_SUFFIXES, image_ids, printable
 from pneumonia.runtime.progress import Progress
 
-CACHE_SIZE = 512
 KIND = "full"
 Labels = Mapping[str, tuple[str, str]]  # image_id -> (report_id, weak label)
 
@@ -65,7 +64,7 @@ def write_weak_dataset(
     """
     paths = _image_files(sources.images)
     joined = sources.join
-    size = int(joined.info["cache"]["max_side"]) if joined is not None else CACHE_SIZE
+    size = int(joined.info["cache"]["max_side"]) if joined is not None else DEFAULT_CACHE_SIZE
     counts: Counter[str] = Counter()
     with new_dataset(out, "weak") as writer:
         splits = _copy(writer, joined, labels, counts) if joined is not None else {}

@@ -1,5 +1,6 @@
 """PNG and JPEG files as grey images."""
 
+import base64
 import io
 import struct
 import warnings as python_warnings
@@ -27,6 +28,12 @@ def raster_format(head: bytes) -> str:
         if head.startswith(signature):
             return name
     return ""
+
+
+def picture_uri(data: bytes) -> str:
+    """A PNG or JPEG file as a data URI, for self-contained pages."""
+    text = base64.b64encode(data).decode("ascii")
+    return "data:image/{};base64,{}".format(raster_format(data), text)
 
 
 class Raster(NamedTuple):

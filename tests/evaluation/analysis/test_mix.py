@@ -74,8 +74,8 @@ def test_equals_the_study_in_which_images_are_repeated_to_the_mix():
     expected = once(other, study_statistics(other))
     assert len(found) == len(expected) >= 15
     for name, value in expected.items():
-        assert found["mix." + name] == pytest.approx(value, abs=1e-12), name
-    assert found["mix.kaggle.specificity"] != pytest.approx(
+        assert found[name] == pytest.approx(value, abs=1e-12), name
+    assert found["kaggle.specificity"] != pytest.approx(
         once(study, study_statistics(study))["kaggle.specificity"], abs=0.01
     )
 
@@ -86,10 +86,10 @@ def test_agrees_with_the_sample_weights_of_scikit_learn():
     found = once(study, mix_statistics(study, RSNA_MIX))
     weights = mix_weights(class_strata(cases), RSNA_MIX)
     positive, scores = cases.positive, cases.image_score
-    assert found["mix.image.auroc"] == pytest.approx(
+    assert found["image.auroc"] == pytest.approx(
         roc_auc_score(positive, scores, sample_weight=weights)
     )
-    assert found["mix.image.auprc"] == pytest.approx(
+    assert found["image.auprc"] == pytest.approx(
         average_precision_score(positive, scores, sample_weight=weights)
     )
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.annotation.agreement.consensus import consensus_of, truth_of
-from data_prep.annotation.exports.training_set import TrainingSetOptions, write_training_set
+from data_prep.annotation.exports.training_set import write_training_set
 from data_prep.annotation.workspace.records import Annotation, Reading
 from data_prep.dataset.reader import open_dataset
+from data_prep.importing.assemble import DatasetOptions
 from data_prep.reports.findings.concepts import ConceptBase
 from evaluation.study.labels import read_labels
 from pneumonia.cli import group, run
@@ -38,7 +39,7 @@ def test_train_and_evaluate_take_the_export(phantom_folder, phantoms, tmp_path):
         made = consensus_of(list(two_readers(record.image_id, boxes)), BASE)
         truths[record.image_id] = truth_of(made, BASE)
         paths[record.image_id] = phantom_folder / "dicom" / f"{record.image_id}.dcm"
-    options = TrainingSetOptions(fractions=(0.6, 0.2, 0.2))
+    options = DatasetOptions(fractions=(0.6, 0.2, 0.2))
     write_training_set(tmp_path / "set", truths, paths, options)
     made = open_dataset(tmp_path / "set")
     assert sum(len(made.boxes(i)) for i in range(len(made))) == sum(

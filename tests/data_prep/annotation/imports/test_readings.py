@@ -62,7 +62,7 @@ def test_coco_of_another_tool(boss, bob, project):
     }  # fmt: skip
     answer = take_over(boss, "Bob", json.dumps(table).encode()).json()
     assert (answer["kind"], answer["boxes"]) == ("coco", 2)
-    assert answer["left_out"] == {"malformed_annotation": 1, "box_without_area": 1}
+    assert answer["left_out"] == {"unknown_category": 1, "box_not_finite": 1}
     items = reading(bob, 1)["annotations"]
     assert [item["code"] for item in items] == ["Consolidation", "NIL"]
     assert items[0]["box_xyxy"] == [70, 60, 110, 100]  # from 256 to 128 pixels
@@ -80,7 +80,7 @@ def test_impossible_numbers_of_coco_are_left_out(boss, bob, project):
         ],
     }  # fmt: skip
     answer = take_over(boss, "Bob", json.dumps(table).encode()).json()
-    assert answer["left_out"] == {"malformed_annotation": 1}
+    assert answer["left_out"] == {"box_not_finite": 1}
     (item,) = reading(bob, 1)["annotations"]
     assert item["box_xyxy"] == [10, 20, 40, 60]
 
