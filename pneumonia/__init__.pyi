@@ -51,10 +51,6 @@ from pneumonia.compression.sets.crossbar import (
     conductance_step as conductance_step,
     conductances as conductances,
 )
-from pneumonia.compression.sets.irregular import (
-    GlobalIrregular as GlobalIrregular,
-    Irregular as Irregular,
-)
 from pneumonia.compression.sets.levels import (
     BINARY as BINARY,
     TERNARY as TERNARY,
@@ -64,10 +60,12 @@ from pneumonia.compression.sets.pattern import (
     PatternConnectivity as PatternConnectivity,
     Patterns as Patterns,
 )
-from pneumonia.compression.sets.structured import (
+from pneumonia.compression.sets.units import (
     Channels as Channels,
     Columns as Columns,
     Filters as Filters,
+    GlobalIrregular as GlobalIrregular,
+    Irregular as Irregular,
 )
 from pneumonia.exporting.bundle import ExportOptions as ExportOptions, export as export
 from pneumonia.exporting.onnx_file import write_onnx as write_onnx

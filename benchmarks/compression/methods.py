@@ -29,9 +29,9 @@ from pneumonia.compression.quantize.straight_through import (
 )
 from pneumonia.compression.sets.block import DensityAdaptiveBlocks
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint, PerLayer
-from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import Levels, Quantized
 from pneumonia.compression.sets.pattern import PatternConnectivity
+from pneumonia.compression.sets.units import Irregular
 from pneumonia.network.batch_norm import reestimate_batch_norm
 from pneumonia.network.module import Network
 

@@ -26,7 +26,7 @@ from pneumonia.compression.compact.coupling import ChannelGraph, close_units
 from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.prune.purify import live_masks, purify
 from pneumonia.compression.sets.network_set import reads
-from pneumonia.compression.sets.structured import Columns
+from pneumonia.compression.sets.units import Columns
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_text
 

@@ -37,10 +37,9 @@ from pneumonia.compression.sets.constraint import (
     keep_count,
 )
 from pneumonia.compression.sets.crossbar import Blocks, linear_device
-from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import BINARY, TERNARY, Quantized, k_bit, power_of_two
 from pneumonia.compression.sets.pattern import FIXED_8, PatternConnectivity
-from pneumonia.compression.sets.structured import Columns
+from pneumonia.compression.sets.units import Columns, Irregular
 from pneumonia.network.zoo import build
 from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes
 

@@ -32,7 +32,7 @@ from pneumonia.compression.admm.any_module import match_parameters
 from pneumonia.compression.sets.block import BlockMax, DensityAdaptiveBlocks
 from pneumonia.compression.sets.constraint import Constraint
 from pneumonia.compression.sets.crossbar import Blocks
-from pneumonia.compression.sets.irregular import Irregular
+from pneumonia.compression.sets.units import Irregular
 from pneumonia.runtime.storage.sparse_layouts import LAYOUTS
 
 HIDDEN, EMBEDDED = 128, 32

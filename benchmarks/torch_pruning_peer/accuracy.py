@@ -21,7 +21,7 @@ from pneumonia.compression.network_pruning import NetworkPruning
 from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
 from pneumonia.network.zoo import build
-from tests.network.torch_networks import MobileNetV2, resnet18
+from tests.network.torch_import.torch_networks import MobileNetV2, resnet18
 
 CIFAR_NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: small_stem(resnet18(16)),

@@ -31,7 +31,7 @@ from benchmarks.torch_pruning_peer.halves import (
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
-from tests.network.torch_networks import NETWORKS, network
+from tests.network.torch_import.torch_networks import NETWORKS, network
 
 RESULT = RESULTS / "torch_pruning_pair.json"
 WORK = Path("runs") / "torch_pruning_pair"

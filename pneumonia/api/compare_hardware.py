@@ -66,7 +66,7 @@ def hardware_sections(
         raise ConfigError(
             "Storage and computing need every model's bundle or run",
             found="none for " + ", ".join(missing),
-            fix="Give [NAME=]PREDICTIONS,BUNDLE",
+            fix="Give the bundle or run beside the predictions of each",
         )
     costs = read_costs({n: f for n, f in folders.items() if f is not None}, wanted.compute)
     accuracy = _accuracy(comparisons, metric)

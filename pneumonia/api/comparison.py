@@ -154,7 +154,7 @@ def check_models(models: Sequence[ComparedModel]) -> None:
     if len(models) < 2 or len(set(names)) != len(names):
         raise ConfigError(
             "Comparison needs models with different names",
-            expected="two or more, each with its own NAME=",
+            expected="two or more, each with its own name",
             found=", ".join(names),
         )
 
@@ -219,7 +219,7 @@ def _common_point(thresholds: Mapping[str, StudyThresholds]) -> str:
         raise ConfigError(
             "Models have no operating point in common",
             found="; ".join(f"{n}: {', '.join(t.points)}" for n, t in thresholds.items()),
-            fix="Give --threshold, or bundles with the same operating points",
+            fix="Give a threshold, or bundles with the same operating points",
         )
     return first.primary if first.primary in common else common[0]
 

@@ -134,11 +134,11 @@ def _frozen(options: EvaluateOptions, predictions: Path) -> FrozenPoints:
     """Frozen thresholds of a file or the bundle; none when they are given or chosen here."""
     given = [name for name in ("threshold", "points") if getattr(options, name) is not None]
     if len(given) > 1:
-        raise ConfigError("Options --threshold and --operating-points exclude each other")
+        raise ConfigError("A threshold and operating points exclude each other")
     if options.freeze_into is not None and (given or options.bundle is not None):
         raise ConfigError(
-            "Option --freeze-into chooses the thresholds itself",
-            expected="no --bundle, --threshold or --operating-points beside it",
+            "Freezing into a bundle chooses the thresholds itself",
+            expected="no bundle, threshold or operating points beside it",
         )
     expected = None if options.model is None else load_bundle(str(options.model)).model_hash
     if expected is not None:
@@ -169,8 +169,7 @@ def _box_scale(
         raise ConfigError(
             "Box scale is tuned on the images that choose the thresholds",
             expected="no frozen thresholds",
-            where="--box-scale tune",
-            fix="Tune on validation images, then give --operating-points on test images",
+            fix="Tune on validation images, then give their operating points on test images",
         )
     choice = tune_box_scale(cases)
     return choice.scale, choice

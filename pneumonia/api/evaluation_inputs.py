@@ -44,7 +44,7 @@ def refuse_other_folder(out: Path) -> None:
                 expected="a new folder, or an earlier report",
                 found=title,
                 where=str(out),
-                fix="Choose another --out",
+                fix="Choose another folder",
             )
 
 

@@ -165,8 +165,8 @@ def _refuse_loss(
             expected=f"{name} >= {before - tolerance:.4f} ({before:.4f} less {tolerance:g})",
             found=f"{after:.4f}",
             where=bundle.path,
-            fix="Try --calibration percentile, quantize with training (--recipe quant-8), "
-            "or take the loss with --accept-loss",
+            fix="Calibrate with percentile, quantize with training (recipe quant-8), "
+            "or accept the loss",
         )
 
 

@@ -1,7 +1,6 @@
 """A compressed student that learns from the network before compression."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.module import Network
 from pneumonia.training.hooks import TrainingHook
-from pneumonia.training.task import EpochSample, TrainingBatch, TrainingTask
+from pneumonia.training.task import TrainingBatch, TrainingTask
 
 
 class Teacher(TrainingHook):
@@ -27,6 +26,8 @@ class Teacher(TrainingHook):
     def __init__(self, task: TrainingTask, network: Network, share: float) -> None:
         self._task = task
         self._share = share
+        self.plan, self.load, self.imitation = task.plan, task.load, task.imitation
+        self.evaluate, self.save = task.evaluate, task.save
         # It is never trained: without batch norm it computes the same in less time.
         spec, tensors = fold_batch_norm(network.spec, network.tensors())
         self._network = Network(spec)
@@ -52,35 +53,10 @@ class Teacher(TrainingHook):
         self._part = 0
 
     def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """See the class; parts in their order. `loss_teacher` in metrics.csv is the teacher's."""
+        """The mixed loss of the next part; `loss_teacher` in metrics.csv is the teacher's share."""
         loss, parts = self._task.loss(outputs, targets)
         teacher = self._outputs[self._part]
         self._part += 1
         apart = self._task.imitation(outputs, teacher, self._outputs)
         total = (1 - self._share) * loss + self._share * apart
         return total, {**parts, "loss": total.item(), "loss_teacher": apart.item()}
-
-    def plan(self, epoch: int, seed: int) -> Sequence[EpochSample]:
-        """The task's."""
-        return self._task.plan(epoch, seed)
-
-    def load(self, samples: Sequence[EpochSample]) -> TrainingBatch:
-        """The task's."""
-        return self._task.load(samples)
-
-    def imitation(
-        self,
-        outputs: dict[str, Tensor],
-        teacher: dict[str, Tensor],
-        batch: Sequence[dict[str, Tensor]] = (),
-    ) -> Tensor:
-        """The task's."""
-        return self._task.imitation(outputs, teacher, batch)
-
-    def evaluate(self, network: Network) -> dict[str, float]:
-        """The task's."""
-        return self._task.evaluate(network)
-
-    def save(self, out: Path) -> None:
-        """The task's."""
-        self._task.save(out)

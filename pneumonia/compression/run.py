@@ -108,7 +108,7 @@ def run_compression(
             folder.refuse_overwrite()
         elif folder.record_file.is_file():
             record = folder.resumed_record(record)
-            fix = f"Resume with --recipe {folder.config_file}"
+            fix = f"Resume with the recipe {folder.config_file}"
             refuse_other_recipe(
                 folder.config(), recipe, folder.config_file, frozenset({"threads"}), fix
             )
@@ -188,7 +188,7 @@ def lost_warning(before: Mapping[str, float], after: Mapping[str, float]) -> str
         )
     return (
         f"The compressed network finds nothing on the validation images ({found}; before RSNA score"
-        f" {before['rsna']:.4f}): too much was removed at once. Go in smaller steps (a lower --rate"
+        f" {before['rsna']:.4f}): too much was removed at once. Go in smaller steps (a lower rate"
         " and then again from its run, or more bits), or train longer (admm and retraining epochs)"
     )
 
@@ -245,7 +245,7 @@ def check_dataset(parent: RunFolder, data: Dataset, accept_seen: bool = False) -
             expected=f"the dataset of the run, {before.get('path')}, or the same split",
             found=f"{seen} such validation images (the same image or patient)",
             where=str(data.folder),
-            fix="Leave out --data, or take the too good metrics with --accept-seen",
+            fix="Use that dataset, or accept the seen images and too good metrics",
         )
     if distributed.is_first():
         log.warning(
@@ -292,7 +292,7 @@ def _taught(task: TrainingTask, parent: RunFolder, recipe: Recipe) -> TrainingTa
             expected=f"input and detection heads of {parent.path}",
             found=_difference(wanted, found),
             where=str(source.path),
-            fix="Name another teacher (--set teacher=FOLDER), or learn without one (distil: 0)",
+            fix="Name another teacher, or learn without one (distil: 0)",
         )
     return Teacher(task, teacher, recipe.distil)
 

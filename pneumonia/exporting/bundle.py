@@ -174,7 +174,7 @@ def coded_layers(spec: NetworkSpec) -> set[str]:
             "No weights are quantized",
             expected="layers stored as codes of a few bits",
             where=f"network {spec.name!r}",
-            fix="Leave out --qdq, or quantize the run (`pneumonia quantize`)",
+            fix="Leave out qdq, or quantize the run (`pneumonia quantize`)",
         )
     return found
 
@@ -196,7 +196,7 @@ def rounded_to_half(tensors: Mapping[str, Tensor], exact: Collection[str]) -> di
                 expected="at most 65,504 in size",
                 found=f"{float(tensors[name].abs().max()):.4g}",
                 where=f"tensor {name!r}",
-                fix="Export with --weights fp32",
+                fix="Export with weights fp32",
             )
     return rounded
 
@@ -250,7 +250,7 @@ def check_replaceable(out: Path) -> None:
         "Will not replace what is not a bundle",
         expected="a new folder, or a bundle",
         where=str(out),
-        fix="Choose another --out",
+        fix="Choose another folder",
     )
 
 

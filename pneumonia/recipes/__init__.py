@@ -149,7 +149,7 @@ def validate(
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError("Option --set is malformed", expected="key=value", found=repr(override))
+        raise ConfigError("Recipe change is malformed", expected="key=value", found=repr(override))
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -160,10 +160,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
             raise ConfigError(
-                "Key of --set goes through a value",
+                "Key of a recipe change goes through a value",
                 expected="a mapping",
                 found=repr(parent),
-                where=f"--set {key}",
+                where=key,
             )
         node = child
     node[last] = value

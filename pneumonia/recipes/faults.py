@@ -52,7 +52,7 @@ def fault_of(
     # the branches of a union each report: their expectations belong together
     same = [detail for detail in details if _key(detail, model) == key]
     options = [text for name, text in overrides.items() if not key or _touches(name, key)]
-    place = ", ".join(f"--set {text}" for text in reversed(options)) or where
+    place = ", ".join(f"change {text}" for text in reversed(options)) or where
     if first["type"] == "extra_forbidden":
         return ConfigError(
             f"Recipe has no key {key!r}", nearest(key, model), where=place,
@@ -74,13 +74,13 @@ def fault_of(
 
 
 def unreadable_value(key: str, text: str) -> ConfigError:
-    """The error of a --set whose value is not YAML."""
+    """The error of a change whose value is not YAML."""
     quoted = NEEDS_QUOTES.sub(r'"\1"', text)
     return ConfigError(
-        "Value of --set cannot be read",
+        "Value of a recipe change cannot be read",
         found=repr(text),
-        where=f"--set {key}={text}",
-        fix=f"Quote it: --set '{key}={quoted}'" if quoted != text else "Write it as YAML",
+        where=f"change {key}={text}",
+        fix=f"Quote it: '{key}={quoted}'" if quoted != text else "Write it as YAML",
     )
 
 

@@ -234,7 +234,7 @@ class RunFolder:
             expected="a folder",
             found=repr(named[0]) if named else "none recorded (a bundle has none)",
             where=str(self.path),
-            fix="Name it with --data",
+            fix="Give a dataset folder",
         )
 
     def refuse_overwrite(self) -> None:
@@ -247,7 +247,7 @@ class RunFolder:
             raise OutputError(
                 "Run folder holds a run already",
                 where=str(self.path),
-                fix="Resume it (--resume) or choose another folder",
+                fix="Resume it or choose another folder",
             )
 
     def refuse_other_files(self) -> None:
@@ -262,7 +262,7 @@ class RunFolder:
                 "Output exists and holds other files than a run",
                 expected="a new or empty folder",
                 where=str(self.path),
-                fix="Choose another --out",
+                fix="Choose another folder",
             )
 
     def refuse_inside(self, dataset: Path) -> None:
@@ -277,7 +277,7 @@ class RunFolder:
                 "Run folder lies in the dataset",
                 expected="a folder outside " + str(dataset),
                 found=str(self.path),
-                fix="Choose another --out",
+                fix="Choose another folder",
             )
 
     def resumed_record(self, record: dict[str, Any]) -> dict[str, Any]:

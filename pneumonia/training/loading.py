@@ -72,7 +72,7 @@ def worker_faults() -> Iterator[None]:
             raise
         raise TrainingError(
             "A process that prepares batches was killed",
-            fix="If memory was short, lower batch_size or workers; --resume continues the run",
+            fix="If memory was short, lower batch_size or workers, and resume the run",
         ) from None
 
 

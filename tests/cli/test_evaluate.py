@@ -183,7 +183,7 @@ def test_a_report_is_not_written_over_other_folders(
     assert _run("evaluate", predictions, labels, "--out", out) == 5
     models = (f"a={predictions}", f"b={predictions}")
     assert _run("compare", *models, "--labels", labels, "--out", out) == 5
-    assert capsys.readouterr().err.count("Choose another --out") == 2
+    assert capsys.readouterr().err.count("Choose another folder") == 2
     assert [path.name for path in out.iterdir()] == [name]
 
 

@@ -108,7 +108,7 @@ def test_other_kinds_of_image_count_alike(bundle: Path, tmp_path: Path) -> None:
 def test_a_bundle_needs_images_and_must_be_whole(
     tiny_run: TinyRun, bundle: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="Name it with --data"):
+    with pytest.raises(ConfigError, match="Give a dataset folder"):
         run_compression(bundle, FineTuneRecipe(), tmp_path / "out")
     broken = tmp_path / "broken"
     shutil.copytree(bundle, broken)

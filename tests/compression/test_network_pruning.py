@@ -10,13 +10,13 @@ from pneumonia.compression.network_pruning import NetworkPruning
 from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import PatternMethod
 from pneumonia.compression.prune.structured_method import StructuredMethod
-from pneumonia.compression.sets.structured import Filters
+from pneumonia.compression.sets.units import Filters
 from pneumonia.network.module import Network
 from pneumonia.network.torch_import.imported import from_torch
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import ConfigError, PruneError
 from pneumonia.runtime.model.spec import dense_weight_count
-from tests.network.torch_networks import network
+from tests.network.torch_import.torch_networks import network
 
 
 class Block(nn.Module):

@@ -140,7 +140,7 @@ def test_half_precision_halves_the_file_and_every_engine_agrees(trained, tmp_pat
 
 def test_weights_too_large_for_half_precision_are_refused(trained, tmp_path):
     edit_weights(trained / "best", lambda tensors: tensors["conv_012.weight"].add_(1e6))
-    with pytest.raises(ExportError, match=r"do not fit half precision.*--weights fp32"):
+    with pytest.raises(ExportError, match=r"do not fit half precision.*weights fp32"):
         export(trained, tmp_path / "bundle", ExportOptions(weights="fp16"))
     assert not (tmp_path / "bundle").exists()
 

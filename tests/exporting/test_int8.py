@@ -127,7 +127,7 @@ def test_a_model_that_loses_too_much_is_refused_unless_the_loss_is_accepted(tmp_
     write_bundle(tmp_path / "float", *brightness_detector())
     data = write_cells(tmp_path / "data", train_range=(11, 12))
     out = tmp_path / "int8"
-    with pytest.raises(ExportError, match=r"expected rsna >= 0\.98.*--accept-loss"):
+    with pytest.raises(ExportError, match=r"expected rsna >= 0\.98.*accept the loss"):
         quantize_int8(tmp_path / "float", data, out)
     assert not out.exists()
     arguments = ["quantize", tmp_path / "float", "--int8", "--data", data, "--out", out]

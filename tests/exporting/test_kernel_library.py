@@ -13,7 +13,7 @@ from pneumonia.network.torch_import.imported import from_torch
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import ConfigError, ExportError, OutputError
 from tests.deploy_jetson.kernels.programs import needs_gcc
-from tests.network.torch_networks import network
+from tests.network.torch_import.torch_networks import network
 
 
 @needs_gcc

@@ -11,8 +11,8 @@ from pneumonia.network.module import Network
 from pneumonia.network.to_torch import to_torch
 from pneumonia.network.torch_import.imported import from_torch
 from pneumonia.network.zoo import build
-from tests.network.torch_cases import CASES, imported, odd, outputs, pruned
-from tests.network.torch_networks import NETWORKS
+from tests.network.torch_import.torch_cases import CASES, imported, odd, outputs, pruned
+from tests.network.torch_import.torch_networks import NETWORKS
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

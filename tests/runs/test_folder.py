@@ -85,7 +85,7 @@ def test_the_dataset_is_that_of_the_nearest_run_whose_dataset_exists(tmp_path):
     record = train.record() | {"dataset": {"path": str(tmp_path), "fingerprint": "b"}}
     train.record_file.write_text(json.dumps(record))
     assert recorded(tmp_path / "prune", "prune", train.path).dataset_path() == tmp_path
-    with pytest.raises(ConfigError, match=r"does not exist.*'/nowhere'.*--data"):
+    with pytest.raises(ConfigError, match=r"does not exist.*'/nowhere'.*Give a dataset folder"):
         recorded(tmp_path / "other").dataset_path()
 
 

@@ -216,7 +216,7 @@ def test_validates_every_nth_and_the_last_epoch(rectangles, tmp_path):
 
 def test_a_run_is_not_overwritten_without_resume(rectangles, tmp_path):
     fit_scripted(rectangles, [0.1], recipe(epochs=1), tmp_path)
-    with pytest.raises(OutputError, match=r"holds a run already.*--resume"):
+    with pytest.raises(OutputError, match=r"holds a run already.*Resume it"):
         fit_scripted(rectangles, [0.1], recipe(epochs=1), tmp_path)
 
 
@@ -310,7 +310,7 @@ def test_a_killed_worker_is_one_error(rectangles, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGKILL)  # in a worker process, as when memory is full
 
     monkeypatch.setattr(DetectionTask, "load", killed)
-    with pytest.raises(TrainingError, match=r"prepares batches was killed.*workers.*--resume"):
+    with pytest.raises(TrainingError, match=r"prepares batches was killed.*workers.*resume"):
         run(rectangles, recipe(workers=1), tmp_path / "run")
 
 

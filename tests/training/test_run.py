@@ -150,7 +150,7 @@ def test_a_run_is_not_written_into_its_dataset(rectangles_path, tmp_path):
     for out in (rectangles_path, rectangles_path / "runs" / "a", tmp_path / "link" / "run"):
         if out.parent == tmp_path / "link":
             out.parent.symlink_to(rectangles_path)
-        with pytest.raises(OutputError, match=r"lies in the dataset.*Choose another --out"):
+        with pytest.raises(OutputError, match=r"lies in the dataset.*Choose another folder"):
             run_train(rectangles_path, small(), out)
     assert sorted(path.name for path in rectangles_path.iterdir()) == before
 

@@ -30,7 +30,7 @@ from pneumonia.compression.sets.constraint import (
     row_energies,
     top_k_mask,
 )
-from pneumonia.compression.sets.structured import Filters
+from pneumonia.compression.sets.units import Filters
 from pneumonia.network.blocks import transposed_weight
 from pneumonia.network.module import check_module
 from pneumonia.runtime.errors import PruneError

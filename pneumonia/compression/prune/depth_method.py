@@ -9,7 +9,7 @@ from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.prune.method import MethodSets, PruningMethod
 from pneumonia.compression.sets.branches import Emptied, ResidualBranches
 from pneumonia.compression.sets.constraint import Constraint
-from pneumonia.compression.sets.irregular import Irregular
+from pneumonia.compression.sets.units import Irregular
 from pneumonia.runtime.errors import PruneError
 
 

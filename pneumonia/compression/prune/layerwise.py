@@ -20,7 +20,6 @@ from pneumonia.compression.sets.block import (
 )
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint, PerLayer, keep_count
 from pneumonia.compression.sets.crossbar import Blocks, whole_arrays
-from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.network_set import without_dead_paths
 from pneumonia.compression.sets.pattern import (
     FIXED_8,
@@ -29,7 +28,7 @@ from pneumonia.compression.sets.pattern import (
     Spread,
     mine_patterns,
 )
-from pneumonia.compression.sets.structured import Columns
+from pneumonia.compression.sets.units import Columns, Irregular
 
 PATTERN_RATE = 9 / 4  # of 4 weights in a 3x3 kernel
 

@@ -19,7 +19,7 @@ from pneumonia.compression.sets.constraint import (
 )
 from pneumonia.compression.sets.kept_energy import NearestUnits
 from pneumonia.compression.sets.network_set import NetworkSet
-from pneumonia.compression.sets.structured import Columns
+from pneumonia.compression.sets.units import Columns
 
 WHOLE_COLUMNS = 0.999  # keeping more than this share of the columns is keeping them all
 

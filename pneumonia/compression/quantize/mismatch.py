@@ -57,7 +57,7 @@ def levels_of_weights(weight: Tensor, where: str) -> Levels:
         expected=f"1 to {MOST_LEVELS} distinct magnitudes",
         found=f"{len(magnitudes)}",
         where=f"layer {where!r}",
-        fix="Quantize first, for example `pneumonia quantize --set ladder=[5-bit-crossbar]`",
+        fix="Quantize first, for example with `ladder: [5-bit-crossbar]`",
     )
 
 

@@ -30,7 +30,7 @@ from pneumonia.compression.sets.constraint import (
     row_energies,
     top_k_mask,
 )
-from pneumonia.compression.sets.structured import column_storage_bits
+from pneumonia.compression.sets.units import column_storage_bits
 
 RANDOM_STARTS = 6
 SEED = 0

@@ -3,7 +3,7 @@
 The GEMM matrix (O, P) is cut into groups of `bit_lines` filters; each group spans
 ceil(P / word_lines) arrays of word_lines x bit_lines cells. Area falls only when a whole array
 disappears, so that budgets are whole arrays. Word lines shared by a group are the columns of
-`compression.sets.structured.Columns` with group_size = bit_lines; bit lines are `Filters`.
+`compression.sets.units.Columns` with group_size = bit_lines; bit lines are `Filters`.
 """
 
 import math

@@ -98,7 +98,7 @@ class DetectionTask:
         self.validation = DetectionValidation(dataset, val_items, recipe.validation)
 
     def plan(self, epoch: int, seed: int) -> list[EpochSample]:
-        """See TrainingTask."""
+        """As many positives and negatives as the recipe says, in random order."""
         return self.order.epoch(epoch, seed)
 
     def load(self, samples: Sequence[EpochSample]) -> TrainingBatch:
@@ -131,13 +131,13 @@ class DetectionTask:
         return name
 
     def prepare(self, parts: Sequence[TrainingBatch]) -> None:
-        """See TrainingTask: counts over all parts; a batch of one part counts itself."""
+        """Count over all parts; a batch of one part counts itself."""
         self.counts = None
         if len(parts) > 1:
             self.counts = self.criterion.counts([(x.targets, len(x.images)) for x in parts])
 
     def loss(self, outputs: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """See DetectionLoss."""
+        """The weighted parts of `DetectionLoss`, divided by the counts of the whole step."""
         return self.criterion(outputs, targets, self.counts)
 
     def imitation(
@@ -146,15 +146,15 @@ class DetectionTask:
         teacher: dict[str, Tensor],
         batch: Sequence[dict[str, Tensor]] = (),
     ) -> Tensor:
-        """See DetectionLoss.imitation."""
+        """Objectness and boxes compared with the teacher's."""
         return self.criterion.imitation(outputs, teacher, batch)
 
     def evaluate(self, network: Network) -> dict[str, float]:
-        """See DetectionValidation.evaluate."""
+        """RSNA score, AP and AUROC of the validation images; see `DetectionValidation`."""
         return self.validation.evaluate(network)
 
     def save(self, out: Path) -> None:
-        """See DetectionValidation.save."""
+        """Write predictions and thresholds of the last evaluation."""
         self.validation.save(out)
 
 

@@ -7,9 +7,8 @@ from torch import nn
 
 from pneumonia.compression.admm.any_module import ModuleCompression, match_parameters
 from pneumonia.compression.sets.constraint import PerLayer
-from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import BINARY, Levels, Quantized
-from pneumonia.compression.sets.structured import Columns, Filters
+from pneumonia.compression.sets.units import Columns, Filters, Irregular
 from pneumonia.runtime.errors import PruneError
 
 

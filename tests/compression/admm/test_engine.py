@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pneumonia.compression.admm.engine import Admm
 from pneumonia.compression.sets.constraint import PerLayer, Projection, masked, top_k_mask
-from pneumonia.compression.sets.structured import Columns, Filters
+from pneumonia.compression.sets.units import Columns, Filters
 
 
 class TopK:

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from pneumonia.compression.admm.any_module import ModuleCompression
 from pneumonia.compression.admm.filter_trace import trace_filters
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.compression.sets.irregular import Irregular
-from pneumonia.compression.sets.structured import Filters
+from pneumonia.compression.sets.units import Filters, Irregular
 from pneumonia.network.torch_import.imported import from_torch
 from pneumonia.runtime.errors import PruneError
-from tests.network.torch_networks import network
+from tests.network.torch_import.torch_networks import network
 
 
 class TwoInputs(nn.Module):

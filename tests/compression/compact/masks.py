@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pneumonia.compression.sets.structured import Columns, Filters
+from pneumonia.compression.sets.units import Columns, Filters
 from pneumonia.runtime.model.layers import Conv
 from pneumonia.runtime.model.spec import NetworkSpec
 from tests.compression.graphs import run

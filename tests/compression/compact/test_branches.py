@@ -20,8 +20,8 @@ from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.model.layers import Conv, Reuse, Shortcut
 from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
 from tests.compression.graphs import random_tensors, run
-from tests.network.torch_cases import Forward, outputs
-from tests.network.torch_networks import network
+from tests.network.torch_import.torch_cases import Forward, outputs
+from tests.network.torch_import.torch_networks import network
 
 YOLO = build("yolov3", width=0.125, size=64)
 

@@ -5,7 +5,7 @@ import torch
 
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.masks import MaskHook, masked_tensors, tensor_masks
-from pneumonia.compression.sets.structured import Columns, Filters
+from pneumonia.compression.sets.units import Columns, Filters
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.layers import Conv
 from pneumonia.runtime.model.spec import InputSpec, NetworkSpec

@@ -3,7 +3,7 @@
 import pytest
 
 from pneumonia.network.torch_import.imported import from_torch
-from tests.network.torch_networks import network
+from tests.network.torch_import.torch_networks import network
 
 pytest.importorskip("torch_pruning")
 from benchmarks.torch_pruning_peer.pair import our_groups, their_groups

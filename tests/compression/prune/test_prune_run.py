@@ -338,7 +338,7 @@ def test_other_runs_are_neither_overwritten_nor_resumed(
         run_compression(trained, recipe(), pruned[0])
     with pytest.raises(KeyboardInterrupt):
         run_compression(trained, recipe(), tmp_path / "out", progress=_Interrupts(3))
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="Resume it"):
         run_compression(trained, recipe(), tmp_path / "out")
     with pytest.raises(ArtefactError, match="Recipe differs"):
         run_compression(trained, recipe(rate=7), tmp_path / "out", resume=True)
@@ -394,7 +394,7 @@ def test_a_dataset_that_validates_on_training_images_is_refused(
     swapped = {("val", "phantom"): (8, 8), ("train", "phantom"): (4, 4)}
     seen = write_rectangles(tmp_path / "seen", swapped)
     out = tmp_path / "out"
-    with pytest.raises(DataError, match=r"16 such validation images.*--accept-seen"):
+    with pytest.raises(DataError, match=r"16 such validation images.*accept the seen images"):
         run_compression(tiny_run.run, recipe(), out, seen)
     assert not out.exists()
     with pytest.raises(KeyboardInterrupt):

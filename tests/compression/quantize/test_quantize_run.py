@@ -325,7 +325,9 @@ def test_the_last_option_counts_under_whichever_name(tmp_path):
     for last in ("admm.epochs=5", "admm_epochs=5"):
         changes = ["admm.epochs=4", "admm_epochs=4", last]
         assert load_recipe(str(path), "quantize", QuantizeRecipe, changes).admm.epochs == 5
-    with pytest.raises(ConfigError, match=r"'admm\.rho' does not take .* \(in --set admm\.rho=3\)"):
+    with pytest.raises(
+        ConfigError, match=r"'admm\.rho' does not take .* \(in change admm\.rho=3\)"
+    ):
         load_recipe("quant-4", "quantize", QuantizeRecipe, ["rho=3"])
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from pneumonia.compression.quantize.straight_through import Project, StraightThrough
 from pneumonia.compression.sets.constraint import PerLayer
-from pneumonia.compression.sets.irregular import Irregular
 from pneumonia.compression.sets.levels import BINARY, Quantized
+from pneumonia.compression.sets.units import Irregular
 from pneumonia.runtime.errors import PruneError
 
 

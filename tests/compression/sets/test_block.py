@@ -17,7 +17,7 @@ from pneumonia.compression.sets.block import (
     level_energies,
     rowwise_mask,
 )
-from pneumonia.compression.sets.irregular import Irregular
+from pneumonia.compression.sets.units import Irregular
 from pneumonia.runtime.errors import PruneError
 from tests.compression.sets.tensors import assert_sparse_projection, energy, matrices
 

@@ -19,7 +19,7 @@ from pneumonia.compression.sets.alternation import (
 from pneumonia.compression.sets.columns import ColumnRule
 from pneumonia.compression.sets.combined import Combined, TiedFilters, TiedLayer
 from pneumonia.compression.sets.constraint import Constraint, gemm_view, keep_count, top_k_mask
-from pneumonia.compression.sets.structured import Channels, Columns, Filters
+from pneumonia.compression.sets.units import Channels, Columns, Filters
 from pneumonia.runtime.errors import PruneError
 
 

@@ -9,8 +9,7 @@ from evaluation.hardware.footprint import count
 from evaluation.hardware.tradeoff import ModelCost, judge_pairs, measured_ppr, read_cost
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.storage_choice import smallest_storage
-from pneumonia.compression.sets.irregular import Irregular
-from pneumonia.compression.sets.structured import Columns
+from pneumonia.compression.sets.units import Columns, Irregular
 from pneumonia.network.files import load_model, save_model
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import build

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.compression.sets.constraint import top_k_mask
-from pneumonia.compression.sets.irregular import GlobalIrregular, Irregular
+from pneumonia.compression.sets.units import GlobalIrregular, Irregular
 from pneumonia.runtime.errors import PruneError
 from tests.compression.sets.tensors import (
     assert_sparse_projection,

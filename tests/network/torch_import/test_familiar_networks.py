@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import pneumonia
 from pneumonia.network.torch_import.layouts import laid_out
-from tests.network.familiar_networks import FAMILIAR
+from tests.network.torch_import.familiar_networks import FAMILIAR
 
 WHOLE = {"mobilevit": {"1"}}  # attention in patches: the block around it stays whole
 

@@ -12,7 +12,7 @@ from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.prune.structured_method import StructuredMethod
 from pneumonia.network.torch_import.imported import ImportedNetwork, from_torch
 from pneumonia.runtime.model.spec import NetworkSpec
-from tests.network.torch_networks import network
+from tests.network.torch_import.torch_networks import network
 
 
 @cache

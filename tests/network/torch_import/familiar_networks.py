@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.network.torch_networks import ConvSilu
+from tests.network.torch_import.torch_networks import ConvSilu
 
 
 def norm_relu(channels: int, out: int, kernel: int = 3, stride: int = 1, **more: int) -> nn.Module:

@@ -20,7 +20,7 @@ from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, DeviceError, SpecError
 from pneumonia.runtime.model.layers import Attention, Conv, Norm, Opaque, Reuse
 from pneumonia.runtime.model.spec_json import parse_spec, spec_text
-from tests.network.torch_cases import (
+from tests.network.torch_import.torch_cases import (
     CASES,
     Forward,
     Sorted,
@@ -33,7 +33,7 @@ from tests.network.torch_cases import (
     outputs,
     pruned,
 )
-from tests.network.torch_networks import NETWORKS
+from tests.network.torch_import.torch_networks import NETWORKS
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
