@@ -14,13 +14,22 @@ from pneumonia.runtime.errors import DataError
 MAX_BYTES = 4 * MAX_CHARACTERS  # UTF-8 has at most four bytes per character
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ID_COLUMNS = ("report_id", "uid", "id", "study_id", "accession")
-_IMAGE_COLUMNS = ("images", "image_ids", "image_id", "patientId")
+_IMAGE_COLUMNS = ("images", "image_ids", "image_id", "patientid")
+_CODE_COLUMNS = ("mesh_major",)
 _TEXT_COLUMNS = ("text", "report", "report_text")
 _PARTS = ("comparison", "indication", "findings", "impression")  # columns with one section
 _ENGLISH = {
     "the", "is", "are", "no", "of", "and", "in", "with", "there", "without", "not", "normal",
     "clear", "right", "left", "lung", "lungs", "heart", "effusion", "pneumothorax", "acute",
     "chest", "unremarkable", "stable", "opacity", "disease", "negative", "within", "for", "to",
+}  # fmt: skip
+# Frequent words of reports in German, French, Spanish, Italian, Portuguese and Dutch.
+_OTHER_LANGUAGES = {
+    "und", "der", "das", "im", "kein", "keine", "ohne", "mit", "nicht", "links", "rechts",
+    "les", "des", "pas", "dans", "une", "gauche", "droite", "pulmonaire", "sans",
+    "el", "los", "las", "del", "hay", "sin", "izquierda", "izquierdo", "derecha", "pulmonar",
+    "nella", "della", "senza", "sinistra", "destra", "não", "sem", "esquerda", "direita",
+    "het", "een", "geen", "zonder",
 }  # fmt: skip
 
 
@@ -159,7 +168,7 @@ def _xml_report(data: bytes, name: str) -> SourceReport:
 
 
 def _decode(data: bytes) -> str | None:
-    """Text of a file in UTF-8, UTF-16 with its mark, or Latin-1; None for binary data."""
+    """Text in UTF-8, UTF-16 with its mark, Windows-1252 or Latin-1; None for binary data."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
             return data.decode("utf-16")
@@ -168,8 +177,16 @@ def _decode(data: bytes) -> str | None:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = data.decode("latin-1")
+        text = _decode_single_bytes(data)
     return None if _is_binary(text) else text
+
+
+def _decode_single_bytes(data: bytes) -> str:
+    """Windows-1252, which is Latin-1 with letters and quotes of its own; else Latin-1."""
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _is_binary(text: str) -> bool:
@@ -190,25 +207,37 @@ def checked(report: SourceReport) -> SourceReport:
     elif re.search(r"<(?:!doctype|html|body|script|div|p|table)\b[^>]*>", text[:4096], re.I):
         reason = "html"
     else:
-        words = re.findall(r"[^\W\d_]+", text[:20_000].lower())
-        english = sum(word in _ENGLISH for word in words)
-        # the language of a few words cannot be determined: "Normal chest." is a valid report
-        reason = "language" if len(words) >= 8 and english < 0.08 * len(words) else ""
+        reason = "" if _is_english(text[:20_000]) else "language"
     return report._replace(text="", reason=reason) if reason else report
+
+
+def _is_english(text: str) -> bool:
+    """Whether a text is English, or too short to be known: "Normal chest." is a valid report."""
+    letters = [c for c in text if c.isalpha()]
+    if sum(c > "\u024f" for c in letters) > len(letters) / 2:  # after the Latin letters
+        return False
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    english = sum(word in _ENGLISH for word in words)
+    if sum(word in _OTHER_LANGUAGES for word in words) > max(1, english):
+        return False
+    return len(words) < 8 or english >= 0.08 * len(words)
 
 
 def _read_csv(path: Path) -> Iterator[SourceReport]:
     # a field may contain a whole report
     usual_limit = csv.field_size_limit(min(sys.maxsize, 64 << 20))
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            reader = csv.DictReader(_without_nul(stream), restkey="")
-            columns = [name.strip() for name in reader.fieldnames or () if name]
-            reader.fieldnames = columns
-            parts = _text_columns(columns, path)
+        with path.open(
+            newline="", encoding=_csv_encoding(path), errors="surrogateescape"
+        ) as stream:
+            record: list[str] = []
+            reader = csv.reader(_without_nul(stream, record))
+            header = [name.strip().lower() for name in next(reader, [])]
+            _check_header(header, path)
             seen: set[str] = set()
-            for number, row in enumerate(reader, 2):
-                yield _once(_csv_report(row, columns, parts, number), seen)
+            for number, cells in enumerate(filter(None, reader), 2):
+                _check_closed(record, number, path)
+                yield _once(_csv_report(header, cells, number), seen)
     except OSError as error:
         raise DataError(
             "Cannot read reports", found=error.strerror or str(error), where=str(path)
@@ -219,44 +248,69 @@ def _read_csv(path: Path) -> Iterator[SourceReport]:
         csv.field_size_limit(usual_limit)
 
 
-def _without_nul(lines: Iterator[str]) -> Iterator[str]:
+def _csv_encoding(path: Path) -> str:
+    with path.open("rb") as stream:
+        is_utf16 = stream.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    return "utf-16" if is_utf16 else "utf-8-sig"
+
+
+def _without_nul(lines: Iterator[str], record: list[str]) -> Iterator[str]:
+    """The lines of a csv; `record` has those of the row that is being read."""
     for line in lines:
+        record.append(line)
         yield line.replace("\x00", "\x01")  # csv stops at NUL; the report gets the reason `binary`
 
 
-def _text_columns(columns: list[str], path: Path) -> list[str]:
-    parts = [name for name in columns if name.lower() in _PARTS]
-    whole = [name for name in columns if name.lower() in _TEXT_COLUMNS][:1]
-    if not whole and not {"findings", "impression"} & {name.lower() for name in parts}:
+def _check_closed(record: list[str], number: int, path: Path) -> None:
+    """Refuse a quoted cell that ends with the file: all rows after its quote are in it."""
+    lines = record[:]
+    record.clear()
+    try:
+        list(csv.reader(lines, strict=True))
+    except csv.Error as error:
+        if "end of data" in str(error):
+            raise DataError(
+                "Quoted cell of the csv does not end", expected='a second "',
+                found=f"row {number} with {len(lines)} lines", where=str(path),
+            ) from None  # fmt: skip
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    if not {*_TEXT_COLUMNS, "findings", "impression"}.intersection(header):
         raise DataError(
             "Csv has no report column",
-            expected="`text`, or `findings` and `impression`",
-            found=",".join(columns)[:200] or "an empty file",
+            expected="`text`, or `findings` and `impression`, between commas",
+            found=",".join(header)[:200] or "an empty file",
             where=str(path),
         )
-    return whole or parts
+    read = {*_TEXT_COLUMNS, *_PARTS, *_ID_COLUMNS, *_IMAGE_COLUMNS, *_CODE_COLUMNS}
+    for name in sorted(read):
+        if header.count(name) > 1:
+            raise DataError("Csv has a column twice", found=name, where=str(path))
 
 
-def _csv_report(
-    row: dict[str, str | None], columns: list[str], parts: list[str], number: int
-) -> SourceReport:
+def _csv_report(header: list[str], cells: list[str], number: int) -> SourceReport:
+    row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+
     def first(names: tuple[str, ...]) -> str:
-        return next((row[n] or "" for n in names if n in columns), "").strip()
+        return next((row.get(name, "") for name in names if name in header), "")
 
     own = first(_ID_COLUMNS)
     name = own if _ID.fullmatch(own) else f"row {number}"
-    values = [(part.lower(), (row[part] or "").strip()) for part in parts]
-    if len(parts) == 1 and parts[0].lower() in _TEXT_COLUMNS:
-        text = values[0][1]
+    whole = [column for column in header if column in _TEXT_COLUMNS][:1]
+    if whole:
+        text = row.get(whole[0], "")
     else:
-        text = join_sections(values)
-    images = tuple(i.strip() for i in first(_IMAGE_COLUMNS).split(";") if i.strip())
-    codes = tuple(c.strip() for c in (row.get("mesh_major") or "").split(";") if c.strip())
-    report = SourceReport(name, text, codes, images)
+        text = join_sections([(part, row.get(part, "")) for part in header if part in _PARTS])
+    images, codes = (
+        tuple(part.strip() for part in first(columns).split(";") if part.strip())
+        for columns in (_IMAGE_COLUMNS, _CODE_COLUMNS)
+    )
     if any(0xDC80 <= ord(c) <= 0xDCFF for c in text):  # bytes that are not UTF-8
-        again = text.encode("utf-8", "surrogateescape").decode("latin-1")
-        report = report._replace(text=again)
-    return checked(report)
+        text = _decode_single_bytes(text.encode("utf-8", "surrogateescape"))
+    if any(cells[len(header) :]):  # a comma in a text without quotes: the rest of it is lost
+        return SourceReport(name, "", codes, images, "more_cells_than_columns")
+    return checked(SourceReport(name, text, codes, images))
 
 
 def join_sections(parts: list[tuple[str, str]]) -> str:

@@ -35,6 +35,10 @@ def read_one(path: Path, data: bytes) -> tuple[str, str]:
         (b"Der Befund zeigt eine kleine Verschattung im Unterlappen, kein Erguss.",
          "language"),
         ("\u80ba\u91ce\u6e05\u6670 \u672a\u89c1 \u5f02\u5e38 a b c d e f g h".encode(), "language"),
+        (b"Opacidad en la base izquierda. No hay derrame pleural.", "language"),
+        ("\u5de6\u4e0b\u80ba\u91ce\u6591\u7247\u72b6\u9634\u5f71".encode(), "language"),
+        (b"Enlarged LA. Des Moines view.", ""),
+        ("Patient\u2019s lungs clear.".encode("cp1252"), ""),
         (b"<!DOCTYPE html><p>The lungs are clear.</p>", "html"),
         (b"%PDF-1.4 \x01\x02\x03\x04\x05\x06\x07\x08" * 20, "binary"),
         (b"Normal chest.", ""),
@@ -106,6 +110,44 @@ def test_csv_with_sections_and_with_text(tmp_path: Path) -> None:
     assert [r.reason for r in read_reports(path)] == ["", "binary"]
     path.write_bytes(b"report_id,text\n7,Lungs clear \xe9.\n")
     assert [(r.report_id, r.text) for r in read_reports(path)] == [("7", "Lungs clear \xe9.")]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
+def test_a_csv_as_spreadsheets_write_it(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "r.csv"
+    text = "Report_ID,Text,Images,,\r\n7,Patient\u2019s lungs are clear.,a;b,,\r\n,,,,\r\n"
+    path.write_bytes(text.encode(encoding))
+    first, second = read_reports(path)
+    assert (first.report_id, first.images) == ("7", ("a", "b"))
+    assert first.text == "Patient\u2019s lungs are clear."
+    assert second.reason == "empty"
+
+
+def test_a_column_without_a_name_is_not_that_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(",report_id,text\n0,7,Lungs clear.\n")  # as pandas writes its index
+    assert [(r.report_id, r.text) for r in read_reports(path)] == [("7", "Lungs clear.")]
+
+
+def test_a_comma_outside_quotes_does_not_shorten_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("report_id,text\n7,No effusion, opacity in the left base.\n8,Opacity.,,\n")
+    found = [(r.report_id, r.text, r.reason) for r in read_reports(path)]
+    assert found == [("7", "", "more_cells_than_columns"), ("8", "Opacity.", "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('report_id,text\n1,Clear.\n2,"Opacity.\n3,Clear.\n', "does not end.*row 3 with 2 lines"),
+        ("report_id,text,text\n1,Opacity.,Clear.\n", "column twice; found text"),
+    ],
+)
+def test_a_csv_that_would_lose_reports_stops(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        list(read_reports(path))
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\x00\x01\x02"])
