@@ -9,8 +9,6 @@ its standard error by linearisation (AUROC: DeLong) instead of draws, so that th
 take seconds. The first column is of Student's t without the bound for rare losses.
 """
 
-from typing import Protocol
-
 import numpy as np
 
 from benchmarks.reporting import argument_parser
@@ -21,30 +19,7 @@ CALLED_NEGATIVES = 0.1
 WAYS = ("positives lost", "scores shrunk", "negatives called", "changes both ways")
 POSITIVES_MIN = 10
 
-
 Scores = tuple[np.ndarray, np.ndarray]
-
-
-class Population(Protocol):
-    """Images of a reference, and candidates that are worse than it."""
-
-    positive: np.ndarray
-
-    def candidate(self, way: str, amount: float) -> Scores:
-        """Outcomes of a candidate that is worse by `amount`."""
-        ...
-
-    def outcomes(self) -> Scores:
-        """Outcomes of the reference."""
-        ...
-
-    def value(self, outcomes: Scores) -> float:
-        """The measure on all images."""
-        ...
-
-    def difference(self, index: np.ndarray, other: Scores) -> tuple[float, float, int, float]:
-        """Difference on a study, its standard error, patients, weight of one lost image."""
-        ...
 
 
 class RsnaPopulation:
@@ -133,6 +108,9 @@ class RocPopulation:
         n_patients = min(len(part) for part in parts)
         weight = max(a[0].mean(), b[0].mean()) / n_patients
         return float(b[0].mean() - a[0].mean()), error, n_patients, float(weight)
+
+
+Population = RsnaPopulation | RocPopulation
 
 
 def _placements(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

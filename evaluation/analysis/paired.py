@@ -19,8 +19,8 @@ import numpy as np
 from evaluation.analysis.catalogue import MatchedStudy, headline_statistics
 from evaluation.analysis.subgroups import (
     METRICS,
+    DrawnSets,
     Subgroup,
-    draw_sets,
     gap_estimate,
     group_statistics,
     withheld,
@@ -31,7 +31,6 @@ from evaluation.metrics.bootstrap import (
     Resampler,
     count_patients,
     image_weight,
-    summarise,
 )
 from evaluation.metrics.intervals import difference_reach, standard_error
 from evaluation.metrics.matching import Float64Array
@@ -178,11 +177,8 @@ def compare_studies(
     check_same_images([study.cases for study in studies.values()])
     names = list(studies)
     sets = [{item.name: item for item in statistics(study)} for study in studies.values()]
-    drawn, once = draw_sets(sets, resampler, progress)
-    own = [
-        {key: summarise(item, drawn[f"{i}.{key}"], resampler) for key, item in group.items()}
-        for i, group in enumerate(sets)
-    ]
+    drawn = DrawnSets(sets, resampler, progress)
+    references = {metric: drawn.estimate(metric, 0) for metric in sets[0]}
     margins = DEFAULT_MARGINS if margins is None else margins
     too_few = _too_few(next(iter(studies.values())).cases)
     tuned = tuned_here or {}
@@ -196,12 +192,18 @@ def compare_studies(
             here, there = f"{index}.{metric}", f"0.{metric}"
             pair = (sets[0][metric], sets[index][metric])
             margin = find_margin(metric, margins)
-            delta, needed = _difference(
-                pair, (once[there], once[here]), drawn[here] - drawn[there], resampler, margin
-            )
+            values = (drawn.values[there], drawn.values[here])
+            gap = drawn.draws[here] - drawn.draws[there]
+            delta, needed = _difference(pair, values, gap, resampler, margin)
             verdict = judge(metric, delta, margin, too_few, unequal)
             differences[metric] = MetricDifference(
-                metric, own[index][metric], own[0][metric], delta, margin, verdict, needed
+                metric,
+                drawn.estimate(metric, index),
+                references[metric],
+                delta,
+                margin,
+                verdict,
+                needed,
             )
         comparisons.append(ModelComparison(names[index], names[0], differences))
     return comparisons
@@ -287,7 +289,7 @@ def compare_groups(
         for study in studies.values()
         for group in groups
     ]
-    drawn, once = draw_sets(sets, resampler, progress)
+    drawn = DrawnSets(sets, resampler, progress)
     positive = next(iter(studies.values())).cases.positive
     result: dict[str, list[SubgroupDelta]] = {}
     for index, name in enumerate(studies):
@@ -297,17 +299,10 @@ def compare_groups(
         for number, group in enumerate(groups):
             n, n_positive = int(group.mask.sum()), int((group.mask & positive).sum())
             for metric in METRICS:
-                here, there = f"{index * len(groups) + number}.{metric}", f"{number}.{metric}"
+                place = index * len(groups) + number
                 delta, p_value = withheld(metric, n_positive, n - n_positive), float("nan")
-                if here in once and there in once:
-                    item = sets[number][metric]
-                    delta, p_value = gap_estimate(
-                        once[here] - once[there],
-                        drawn[here] - drawn[there],
-                        item.n,
-                        count_patients(item, resampler.patients),
-                        image_weight(item, once[there], resampler.patients),
-                    )
+                if drawn.have(metric, place, number):
+                    delta, p_value = drawn.gap(metric, place, number, units_of=number)
                 rows.append(
                     SubgroupDelta(group.facet, group.name, n, n_positive, metric, delta, p_value)
                 )

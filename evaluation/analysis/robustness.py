@@ -14,14 +14,8 @@ from evaluation.analysis.catalogue import (
     share,
 )
 from evaluation.analysis.paired import check_same_images
-from evaluation.analysis.subgroups import draw_sets, gap_estimate
-from evaluation.metrics.bootstrap import (
-    Estimate,
-    Resampler,
-    count_patients,
-    image_weight,
-    summarise,
-)
+from evaluation.analysis.subgroups import DrawnSets
+from evaluation.metrics.bootstrap import Estimate, Resampler
 from evaluation.metrics.matching import order_truths
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.image_files import find_image, read_pixels
@@ -84,21 +78,15 @@ def robustness_table(
                 "specificity": share("specificity", ~called, ~positive),
             }
         )
-    drawn, once = draw_sets(sets, resampler, progress)
-    rows = []
-    for index, name in enumerate(studies):
-        values, deltas = {}, {}
-        for metric, statistic in sets[index].items():
-            here, there = f"{index}.{metric}", f"0.{metric}"
-            values[metric] = summarise(statistic, drawn[here], resampler)
-            n_patients = count_patients(statistic, resampler.patients)
-            weight = image_weight(sets[0][metric], once[there], resampler.patients)
-            gap = drawn[here] - drawn[there]
-            deltas[metric], _ = gap_estimate(
-                once[here] - once[there], gap, statistic.n, n_patients, weight
-            )
-        rows.append(RobustnessRow(name, values, deltas))
-    return rows
+    drawn = DrawnSets(sets, resampler, progress)
+    return [
+        RobustnessRow(
+            name,
+            values={metric: drawn.estimate(metric, index) for metric in sets[index]},
+            deltas={metric: drawn.gap(metric, index, 0)[0] for metric in sets[index]},
+        )
+        for index, name in enumerate(studies)
+    ]
 
 
 def write_perturbed(

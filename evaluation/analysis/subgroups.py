@@ -21,6 +21,7 @@ from evaluation.metrics.bootstrap import (
     Statistic,
     count_patients,
     draw_all,
+    image_weight,
     summarise,
 )
 from evaluation.metrics.intervals import NONE, PAIRED, difference_interval, standard_error
@@ -181,24 +182,19 @@ def evaluate_groups(
     places = {base.tobytes(): index for index, base in enumerate(bases)}
     sets = [group_statistics(study, point, base) for base in bases]
     sets += [group_statistics(study, point, group.mask, group.base) for group in groups]
-    drawn, once = draw_sets(sets, resampler, progress)
+    drawn = DrawnSets(sets, resampler, progress)
     results = []
     for index, group in enumerate(groups, start=len(bases)):
         base = places[group.base.tobytes()]
         n_positive = int((group.mask & study.cases.positive).sum())
         values, gaps, p_values = {}, {}, {}
         for metric in METRICS:
-            key, other = f"{index}.{metric}", f"{base}.{metric}"
-            if key not in once or other not in once:
+            if not drawn.have(metric, index, base):
                 n = int(group.mask.sum())
                 values[metric] = gaps[metric] = withheld(metric, n_positive, n - n_positive)
                 continue
-            item = sets[index][metric]
-            values[metric] = summarise(item, drawn[key], resampler)
-            n_patients = count_patients(item, resampler.patients)
-            gaps[metric], p_values[metric] = gap_estimate(
-                once[key] - once[other], drawn[key] - drawn[other], item.n, n_patients
-            )
+            values[metric] = drawn.estimate(metric, index)
+            gaps[metric], p_values[metric] = drawn.gap(metric, index, base, same_images=False)
         results.append(
             SubgroupResult(
                 group.facet, group.name, int(group.mask.sum()), n_positive, values, gaps, p_values
@@ -218,21 +214,63 @@ def _mark_survivors(results: Sequence[SubgroupResult]) -> list[SubgroupResult]:
     ]
 
 
-def draw_sets(
-    sets: Sequence[Mapping[str, AnyStatistic]],
-    resampler: Resampler,
-    progress: Progress | None = None,
-) -> tuple[dict[str, Float64Array], dict[str, float]]:
-    """Compute several sets of statistics on the same bootstrap draws.
+class DrawnSets:
+    """Several sets of statistics (name -> statistic) on the same bootstrap draws.
 
-    Returns:
-        `index.metric` -> (draws,), and `index.metric` -> value on the study itself.
+    Attributes:
+        draws: `place of the set.name` -> (draws,).
+        values: The same keys -> value on the study itself.
     """
-    items = {f"{i}.{name}": item for i, group in enumerate(sets) for name, item in group.items()}
-    renamed = [Statistic(key, item.n, item.compute) for key, item in items.items()]
-    once = np.ones((1, len(resampler.patients)))
-    values = {key: float(item.compute(once)[0]) for key, item in items.items()}
-    return draw_all(renamed, resampler, progress), values
+
+    def __init__(
+        self,
+        sets: Sequence[Mapping[str, AnyStatistic]],
+        resampler: Resampler,
+        progress: Progress | None = None,
+    ) -> None:
+        self._sets = sets
+        self._resampler = resampler
+        named = [(f"{i}.{name}", item) for i, own in enumerate(sets) for name, item in own.items()]
+        renamed = [Statistic(key, item.n, item.compute) for key, item in named]
+        self.draws = draw_all(renamed, resampler, progress)
+        once = np.ones((1, len(resampler.patients)))
+        self.values = {key: float(item.compute(once)[0]) for key, item in named}
+
+    def have(self, metric: str, *places: int) -> bool:
+        """Whether all sets at these places have a statistic."""
+        return all(metric in self._sets[place] for place in places)
+
+    def estimate(self, metric: str, place: int) -> Estimate:
+        """Value and interval of a statistic of one set."""
+        item = self._sets[place][metric]
+        return summarise(item, self.draws[f"{place}.{metric}"], self._resampler)
+
+    def gap(
+        self,
+        metric: str,
+        place: int,
+        base: int,
+        same_images: bool = True,
+        units_of: int | None = None,
+    ) -> tuple[Estimate, float]:
+        """A statistic of one set minus that of another, with its interval, and its P value.
+
+        Args:
+            same_images: Both sets are of the same images: the interval is widened by the effect of
+                losing one image.
+            units_of: Place of the set whose images stand behind the gap; None = `place`.
+        """
+        here, there = f"{place}.{metric}", f"{base}.{metric}"
+        item = self._sets[place if units_of is None else units_of][metric]
+        patients = self._resampler.patients
+        jump = image_weight(self._sets[base][metric], self.values[there], patients)
+        return gap_estimate(
+            self.values[here] - self.values[there],
+            self.draws[here] - self.draws[there],
+            item.n,
+            count_patients(item, patients),
+            jump if same_images else 0.0,
+        )
 
 
 def gap_estimate(

@@ -1,46 +1,43 @@
 """model_card.md: intended use, performance and limits of the model, from the artefacts."""
 
-from collections.abc import Sequence
-
 from evaluation.analysis.evidence import StudyEvidence
 from evaluation.metrics.bootstrap import Estimate
 from evaluation.report import wording
 from evaluation.report.cohort_table import describe_cohort
 from evaluation.report.first_page import NOT_FOR, first_page
+from evaluation.report.page import render
 from evaluation.report.wording import NOT_AVAILABLE
-from pneumonia.runtime.errors import DISCLAIMER
 
 
 def model_card(evidence: StudyEvidence) -> str:
     """The card as Markdown; "not available" where the artefacts have no value."""
-    origin = evidence.provenance
-    facts = origin.facts
-    parts = [
-        f"# Model card: {origin.model_name or 'model ' + NOT_AVAILABLE}",
-        f"**{DISCLAIMER}**",
-        "## Model\n\n"
-        + _table(
-            ("what", "value"),
-            [
-                ("name", origin.model_name or NOT_AVAILABLE),
-                ("hash", origin.model_hash or NOT_AVAILABLE),
-                *[
-                    (key, facts.get(key, NOT_AVAILABLE))
-                    for key in ("network", "preprocessing", "training", "size", "cost")
-                ],
-            ],
-        ),
-        "## Intended use\n\nResearch on detecting lung opacities suspicious for pneumonia in"
-        f" frontal chest radiographs of adults. {NOT_FOR}",
-        "## In short\n\n"
-        + "\n\n".join(f"**{item.question}** {item.answer}" for item in first_page(evidence)),
-        "## Evaluated images\n\n" + _cohort(evidence),
-        "## Performance\n\n" + _performance(evidence),
-        "## Subgroups\n\n" + _subgroups(evidence),
-        "## Limits\n\n" + "\n".join(f"- {line}" for line in limits(evidence)),
-        "## Inputs\n\n" + _table(("input", "file"), list(origin.files.items())),
-    ]
-    return "\n\n".join(parts) + "\n"
+    origin, cases = evidence.provenance, evidence.study.cases
+    facts = {"name": origin.model_name, "hash": origin.model_hash}
+    for key in ("network", "preprocessing", "training", "size", "cost"):
+        facts[key] = origin.facts.get(key)
+    header = ["metric", "this study (95 % interval)", "n"]
+    if evidence.at_mix is not None:
+        header.append(f"at the mix of {evidence.at_mix.mix.name}")
+    context = {
+        "origin": origin,
+        "model": [(key, value or NOT_AVAILABLE) for key, value in facts.items()],
+        "not_for": NOT_FOR,
+        "questions": first_page(evidence),
+        "coverage": cases.coverage,
+        "n_positive": int(cases.positive.sum()),
+        "cohort": [
+            (row.fact, row.value, f"{row.n:,}", f"{row.n_positive:,}")
+            for row in describe_cohort(cases)
+        ],
+        "performance_header": header,
+        "performance": _performance(evidence),
+        "at_mix": evidence.at_mix,
+        "why_no_mix": evidence.why_no_mix,
+        "groups": _subgroups(evidence),
+        "limits": limits(evidence),
+        "MISSING": NOT_AVAILABLE,
+    }
+    return render("model_card.md.j2", context)
 
 
 def limits(evidence: StudyEvidence) -> list[str]:
@@ -89,7 +86,8 @@ def limits(evidence: StudyEvidence) -> list[str]:
     return lines
 
 
-def _performance(evidence: StudyEvidence) -> str:
+def _performance(evidence: StudyEvidence) -> list[list[str]]:
+    """Name, value with interval, units and, at a mix, the value there, of the main metrics."""
     point = evidence.thresholds.primary
     chosen = [f"rsna.{point}", "coco.ap50", "coco.ap_40_75", "image.auroc", "image.auprc"]
     chosen += [f"{point}.{name}" for name in ("sensitivity", "specificity", "ppv", "npv")]
@@ -104,15 +102,7 @@ def _performance(evidence: StudyEvidence) -> str:
         if at_mix:
             row.append(_with_interval(at_mix[metric], metric) if metric in at_mix else "")
         rows.append(row)
-    header = ["metric", "this study (95 % interval)", "n"]
-    if evidence.at_mix is not None:
-        header.append(f"at the mix of {evidence.at_mix.mix.name}")
-    note = (
-        f"\n\nThe mix: {evidence.at_mix.mix.text}."
-        if evidence.at_mix is not None
-        else f"\n\nResults at a stated mix of classes: {NOT_AVAILABLE} ({evidence.why_no_mix})."
-    )
-    return _table(header, rows) + note
+    return rows
 
 
 def _with_interval(item: Estimate, metric: str) -> str:
@@ -121,42 +111,12 @@ def _with_interval(item: Estimate, metric: str) -> str:
     return f"{wording.value_text(item, share)} ({interval})"
 
 
-def _cohort(evidence: StudyEvidence) -> str:
-    coverage = evidence.study.cases.coverage
-    text = (
-        f"{coverage.n_evaluated:,} images of {coverage.n_patients:,} "
-        + ("patients" if coverage.patients_known else "images taken as patients")
-        + f", {int(evidence.study.cases.positive.sum()):,} with an opacity."
-    )
-    rows = [
-        (row.fact, row.value, f"{row.n:,}", f"{row.n_positive:,}")
-        for row in describe_cohort(evidence.study.cases)
-    ]
-    return text + (
-        "\n\n" + _table(("attribute", "value", "images", "positive"), rows) if rows else ""
-    )
-
-
-def _subgroups(evidence: StudyEvidence) -> str:
-    if not evidence.groups:
-        return f"View, sex and age of the images: {NOT_AVAILABLE}."
-    rows = [
-        [
-            group.facet,
-            group.name,
-            f"{group.n:,}",
-            *(
-                wording.value_text(group.values[metric], wording.is_share(metric))
-                for metric in ("auroc", "sensitivity", "specificity")
-            ),
+def _subgroups(evidence: StudyEvidence) -> list[list[str]]:
+    return [
+        [group.facet, group.name, f"{group.n:,}"]
+        + [
+            wording.value_text(group.values[metric], wording.is_share(metric))
+            for metric in ("auroc", "sensitivity", "specificity")
         ]
         for group in evidence.groups
     ]
-    header = ("facet", "group", "images", "AUROC", "sensitivity", "specificity")
-    return _table(header, rows) + "\n\nMetrics of groups that are too small are suppressed."
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)

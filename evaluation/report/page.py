@@ -62,7 +62,7 @@ class MetricRow:
 
 
 def html_environment(folder: Path, filters: Mapping[str, Any]) -> "Environment":
-    """Jinja2 environment for html pages: all values are escaped, an undefined name is an error.
+    """Jinja2 environment for pages: values in HTML are escaped, an undefined name is an error.
 
     Args:
         folder: Folder of the templates.
@@ -73,11 +73,11 @@ def html_environment(folder: Path, filters: Mapping[str, Any]) -> "Environment":
 
 @lru_cache  # an environment caches its compiled templates
 def _environment(folder: Path, filters: tuple[tuple[str, Any], ...]) -> "Environment":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
         loader=FileSystemLoader(folder),
-        autoescape=True,
+        autoescape=select_autoescape(disabled_extensions=("md.j2",), default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -87,7 +87,7 @@ def _environment(folder: Path, filters: tuple[tuple[str, Any], ...]) -> "Environ
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """Fill a template; every value except Markup (SVG figures) is escaped."""
+    """Fill a template; in HTML every value except Markup (SVG figures) is escaped."""
     filters = {"count": wording.count_text, "words": wording.point_name}
     page = html_environment(TEMPLATES, filters).get_template(template)
     return page.render(disclaimer=DISCLAIMER, **context)

@@ -7,7 +7,6 @@ aliases; it contains no text of a report.
 
 import json
 import re
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,9 +84,7 @@ class ConceptBase:
         self._children: dict[str, list[str]] = {}
         for code in (*self.counts, *tables.aliases, *self._group_of):
             self._insert(code)
-        order = sorted((node.casefold(), node) for node in self._parent)
-        self._folded = [folded for folded, _ in order]
-        self._ordered = [node for _, node in order]
+        self._ordered = sorted(self._parent, key=lambda node: (node.casefold(), node))
         self.by_heading: dict[str, list[str]] = {}
         for code in sorted(self.counts, key=lambda c: (-self.counts[c], c)):
             self.by_heading.setdefault(split_code(code)[0], []).append(code)
@@ -142,16 +139,6 @@ class ConceptBase:
         self._known(node)
         return tuple(sorted(self._children.get(node, ()), key=str.casefold))
 
-    def parents(self, node: str) -> tuple[str, ...]:
-        """The node one step coarser, as a tuple; () for a root.
-
-        Raises:
-            DataError: No such node.
-        """
-        self._known(node)
-        parent = self._parent[node]
-        return () if parent is None else (parent,)
-
     def path(self, node: str) -> tuple[str, ...]:
         """From the root to the node, both included.
 
@@ -163,17 +150,6 @@ class ConceptBase:
         while (parent := self._parent[steps[-1]]) is not None:
             steps.append(parent)
         return tuple(reversed(steps))
-
-    def search(self, prefix: str, limit: int = 10) -> list[str]:
-        """Nodes that begin with `prefix`, whatever the case, in alphabetical order."""
-        folded = prefix.casefold()
-        start = bisect_left(self._folded, folded)
-        found = []
-        for at in range(start, min(start + limit, len(self._folded))):
-            if not self._folded[at].startswith(folded):
-                break
-            found.append(self._ordered[at])
-        return found
 
     def aliases(self, code: str) -> tuple[str, ...]:
         """Surface forms of a code, as written in the file; () when it has none of its own."""
