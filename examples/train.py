@@ -10,11 +10,11 @@ import pneumonia
 
 def main(data: str, run: str, epochs: str = "20", *changes: str) -> None:
     """Train the recipe `phantom` for some epochs."""
-    options = pneumonia.RunOptions(
-        changes=[f"epochs={epochs}", *changes],
+    options = pneumonia.RunOptions(changes=[f"epochs={epochs}", *changes])
+    result = pneumonia.train(
+        data, "phantom", run, options,
         progress=lambda done, total, note: print(f"{done}/{total} {note}", end="\r"),
-    )
-    result = pneumonia.train(data, "phantom", run, options)
+    )  # fmt: skip
     print(f"best epoch {result.best_epoch} of {result.epochs}: {result.best_metric:.3f}")
 
 

@@ -2,6 +2,15 @@
 
 __version__: str
 
+from data_prep.importing.assemble import DatasetOptions as DatasetOptions
+from data_prep.importing.own_images import (
+    OwnImageOptions as OwnImageOptions,
+    import_own_images as import_own_images,
+)
+from data_prep.importing.rsna import ImportOptions as ImportOptions, import_rsna as import_rsna
+from data_prep.phantom.study import make_phantoms as make_phantoms
+from deploy_jetson.kernels.bundle import KernelsResult as KernelsResult
+from evaluation.report.comparison_page import CompareReport as CompareReport
 from pneumonia.api.comparison import (
     ComparedModel as ComparedModel,
     CompareOptions as CompareOptions,
@@ -67,7 +76,17 @@ from pneumonia.compression.sets.units import (
     GlobalIrregular as GlobalIrregular,
     Irregular as Irregular,
 )
-from pneumonia.exporting.bundle import ExportOptions as ExportOptions, export as export
+from pneumonia.compression.prune.recipe import (
+    FineTuneRecipe as FineTuneRecipe,
+    PruneRecipe as PruneRecipe,
+)
+from pneumonia.compression.quantize.recipe import QuantizeRecipe as QuantizeRecipe
+from pneumonia.compression.result import CompressionResult as CompressionResult
+from pneumonia.exporting.bundle import (
+    ExportOptions as ExportOptions,
+    ExportResult as ExportResult,
+    export as export,
+)
 from pneumonia.exporting.onnx_file import write_onnx as write_onnx
 from pneumonia.network.to_torch import to_torch as to_torch
 from pneumonia.network.torch_import.imported import (
@@ -80,3 +99,8 @@ from pneumonia.runtime.image.radiograph import (
     read_radiograph as read_radiograph,
 )
 from pneumonia.runtime.detection.detector import Detection as Detection, Detector as Detector
+from pneumonia.scoring.batch.run import ScoreSummary as ScoreSummary, score_batch as score_batch
+from pneumonia.scoring.outputs import OutputSettings as OutputSettings
+from pneumonia.scoring.settings import ScoreSettings as ScoreSettings
+from pneumonia.training.config import TrainRecipe as TrainRecipe
+from pneumonia.training.loop import FitResult as FitResult

@@ -44,6 +44,28 @@ def test_read_radiograph(shown, picture, tmp_path):
     assert shown("read_radiograph.py", tmp_path / "notes")[0].startswith("not read: Neither DICOM")
 
 
+def test_make_dataset(shown, tmp_path):
+    assert shown("make_dataset.py", tmp_path / "x", "phantoms", 4) == [f"{tmp_path}/x: made"]
+    assert shown("make_dataset.py", tmp_path / "x", "phantoms", 4) == [f"{tmp_path}/x: up to date"]
+    again = [f"{tmp_path}/y: made"]
+    assert shown("make_dataset.py", tmp_path / "y", "rsna", tmp_path / "x") == again
+    table = tmp_path / "own.csv"
+    names = sorted(path.stem for path in (tmp_path / "x" / "dicom").iterdir())
+    table.write_text("image,x1,y1,x2,y2\n" + "".join(f"{name},9,9,40,60\n" for name in names))
+    lines = shown("make_dataset.py", tmp_path / "z", "own", tmp_path / "x" / "dicom", table)
+    assert lines == [f"{tmp_path}/z: made"]
+
+
+def test_score(shown, picture, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(picture, tmp_path / "in")
+    (tmp_path / "in" / "y.dcm").write_bytes(b"nothing")
+    first, *failed = shown("score.py", tmp_path / "in", tmp_path / "out")
+    assert "'scored': 1" in first
+    assert failed == ["  y.dcm: rejected, not_dicom"]
+    assert (tmp_path / "out" / "worklist.csv").is_file()
+
+
 def test_constraints(shown):
     distance = {line.split()[0]: float(line.split()[2].rstrip(",")) for line in
                 shown("constraints.py")}  # fmt: skip

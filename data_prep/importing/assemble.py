@@ -38,11 +38,16 @@ Frame = tuple[float, float]  # width and height of the frame of boxes
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """Settings that change the result of every import."""
+    """Settings that change the result of every import.
 
-    cache_size: int = DEFAULT_CACHE_SIZE  # longest side of a cached image in pixels
-    seed: int = 0  # seed of the patient split, where the source gives no split
-    # shares of train, val and test, where no split is given
+    Attributes:
+        cache_size: Longest side of a cached image in pixels.
+        seed: Of the patient split, where the source gives no split.
+        fractions: Shares of train, val and test, where no split is given.
+    """
+
+    cache_size: int = DEFAULT_CACHE_SIZE
+    seed: int = 0
     fractions: tuple[float, ...] = DEFAULT_FRACTIONS
 
 

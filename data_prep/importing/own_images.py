@@ -40,16 +40,22 @@ _MAX_LISTED = 12  # categories named in an error
 
 @dataclass(frozen=True)
 class OwnImageOptions(DatasetOptions):
-    """Settings that change the result of an import."""
+    """Settings of `import_own_images`; the fields of `DatasetOptions`, and these.
 
-    # width and height that boxes refer to; (1, 1) = shares of the image; None = pixels of the
-    # image, or of the size that a COCO file states for it
+    Attributes:
+        frame: Width and height that boxes refer to; (1, 1) = shares of the image; None = pixels of
+            the image, or of the size that a COCO file states for it.
+        categories: Whose boxes are lung opacities; () = the only one of the file.
+        class_file: Names of YOLO's classes; None = look beside the labels.
+        patients: Table of image, patient_id and split; None = none.
+        unlabelled_negative: Images that the labels do not name have no opacity; else they are left
+            out.
+    """
+
     frame: Frame | None = None
-    # categories whose boxes are lung opacities; () = the only one of the file
     categories: tuple[str, ...] = ()
-    class_file: Path | None = None  # names of YOLO's classes; None = look beside the labels
-    patients: Path | None = None  # table of image, patient_id and split; None = none
-    # whether images that the labels do not name have no opacity; else they are left out
+    class_file: Path | None = None
+    patients: Path | None = None
     unlabelled_negative: bool = False
 
 
@@ -116,9 +122,9 @@ class _ImageLabels:
 
 
 def import_own_images(
-    images: Path,
-    labels: Path,
-    out: Path,
+    images: str | Path,
+    labels: str | Path,
+    out: str | Path,
     options: OwnImageOptions | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -129,9 +135,9 @@ def import_own_images(
         images: Folder of DICOM, PNG or JPEG files, with subfolders; never written to.
         labels: COCO (`.json`), a table of boxes (`.csv`), or a folder of YOLO text files.
         out: New folder, or a dataset to replace; it is created only when complete.
-        options: See OwnImageOptions.
+        options: Frame and categories of the boxes, patients, split.
         workers: Processes; None = one per core.
-        progress: Called as (done, total, note).
+        progress: Called with (done, total, note).
 
     Returns:
         False when `out` is up to date with the same files and options and nothing was done.
@@ -142,6 +148,7 @@ def import_own_images(
         OutputError: `out` holds something else or cannot be written.
     """
     options = options or OwnImageOptions()
+    images, labels, out = Path(images), Path(labels), Path(out)
     check_folders([images, *([labels] if labels.is_dir() else [])], out, options)
     index = ImageIndex(images)
     file = _LabelFile(labels, options)

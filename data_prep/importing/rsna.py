@@ -29,28 +29,34 @@ LEAK_FIX = (
 
 @dataclass(frozen=True)
 class ImportOptions(DatasetOptions):
-    """Settings that change the result of an import."""
+    """Settings of `import_rsna`; the fields of `DatasetOptions`, and these.
 
-    # RSNA's json from patientId to NIH image; None = look for it in the source
+    Attributes:
+        mapping: RSNA's json from patientId to NIH image; None = look for it in the source.
+        nih: Folder of whole NIH frames to add; None = none.
+    """
+
     mapping: Path | None = None
-    nih: Path | None = None  # folder of whole NIH frames to add; None = none
+    nih: Path | None = None
 
 
 def import_rsna(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     options: ImportOptions | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> bool:
-    """Write the dataset folder of an RSNA source; see `data_prep.importing.sources.open_source`.
+    """Write the dataset folder of RSNA radiographs and boxes.
+
+    The layouts of `source` are those of `pneumonia data import-rsna`.
 
     Args:
         source: Folder with images and labels; never written to.
         out: New folder, or a dataset to replace; it is created only when complete.
-        options: See ImportOptions.
+        options: Size of the cache, split, mapping, frames of NIH.
         workers: Processes; None = one per core.
-        progress: Called as (done, total, note).
+        progress: Called with (done, total, note).
 
     Returns:
         False when `out` is up to date with the same files and options and nothing was done.
@@ -60,7 +66,7 @@ def import_rsna(
         ConfigError: An option is out of range, or source and out overlap.
         OutputError: `out` holds something else or cannot be written.
     """
-    options = options or ImportOptions()
+    options, source, out = options or ImportOptions(), Path(source), Path(out)
     check_folders([source], out, options)
     sources = [open_source(source, options.mapping)]
     if options.nih is not None:

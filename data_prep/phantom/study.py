@@ -132,7 +132,7 @@ def _sample_findings(class_name: str, rng: np.random.Generator) -> tuple[tuple[s
 
 
 def make_phantoms(
-    out: Path,
+    out: str | Path,
     count: int,
     seed: int = 0,
     size: int = 512,
@@ -148,9 +148,11 @@ def make_phantoms(
 
     Args:
         out: New folder, or a phantom dataset to replace.
+        count: Number of films.
         seed: The same seed, count and size give the same films, labels and splits.
         size: Side in pixels.
         workers: Processes; None = one per core.
+        progress: Called with (done, total, note).
         fractions: Shares of the patients in train, val and test; their sum is 1.
 
     Returns:
@@ -160,6 +162,7 @@ def make_phantoms(
         ConfigError: Count, size or fractions out of range.
         OutputError: `out` holds something else or cannot be written.
     """
+    out = Path(out)
     _check_range("count", count, 1, MAX_COUNT)
     _check_range("size", size, MIN_SIZE, MAX_SIZE)
     _check_range("seed", seed, 0, 2**31 - 1)

@@ -25,14 +25,21 @@ from pneumonia.runtime.storage.bundle import INT8, MANIFEST, Bundle, file_record
 
 
 class KernelsResult(NamedTuple):
-    """What `pneumonia kernels` wrote."""
+    """What `compile_kernels` wrote.
 
-    # library, report, sources: paths in the bundle
+    Attributes:
+        library: Path of the library in the bundle.
+        report: That of its report.
+        sources: That of the folder of C sources.
+        document: Contents of the report.
+        seconds: Time it took, tuning included.
+    """
+
     library: Path
     report: Path
     sources: Path
-    document: dict[str, Any]  # contents of the report
-    seconds: float  # time it took, tuning included
+    document: dict[str, Any]
+    seconds: float
 
 
 def add_kernels(

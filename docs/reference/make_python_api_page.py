@@ -16,20 +16,30 @@ HEAD = """# Python API
 Written by `docs/reference/make_python_api_page.py` from the docstrings; edit those and run it.
 
 `import pneumonia` imports nothing else; each name below is loaded at its first use. The commands
-`train`, `prune`, `finetune`, `quantize`, `export`, `kernels`, `evaluate` and `compare` call these.
+`data`, `train`, `prune`, `finetune`, `quantize`, `export`, `kernels`, `score`, `evaluate` and
+`compare` call these.
 [examples/](../../examples/) has a short file for each. Other modules may change between releases;
 these names follow SemVer. Errors are `pneumonia.PneumoniaError`s.
 Research use only. Not a medical device.
 """
 SECTIONS = {
     "Detect": ("Detector", "Detection", "read_radiograph", "Radiograph", "PneumoniaError"),
+    "Datasets": (
+        "make_phantoms", "import_rsna", "ImportOptions", "import_own_images", "OwnImageOptions",
+        "DatasetOptions",
+    ),
+    "Score folders": ("score_batch", "ScoreSettings", "OutputSettings", "ScoreSummary"),
     "Train, prune, fine-tune, quantize, export, compile": (
         "train", "prune", "finetune", "quantize", "quantize_int8", "export", "compile_kernels",
-        "RunOptions", "ExportOptions", "Int8Options", "Int8Result",
+        "RunOptions", "ExportOptions", "Int8Options", "FitResult", "CompressionResult",
+        "Int8Result", "ExportResult", "KernelsResult",
+    ),
+    "Recipes as objects (keys: [recipes.md](recipes.md))": (
+        "TrainRecipe", "PruneRecipe", "QuantizeRecipe", "FineTuneRecipe",
     ),
     "Measure": (
         "evaluate", "EvaluateOptions", "EvaluateResult", "compare", "ComparedModel",
-        "CompareOptions",
+        "CompareOptions", "CompareReport",
     ),
     "Prune your own torch network": (
         "from_torch", "ImportedNetwork", "NetworkPruning", "StructuredMethod", "DepthMethod",

@@ -25,23 +25,34 @@ MOST_CHANGED = 6  # images shown
 
 @dataclass(frozen=True)
 class CompareReport:
-    """Content of `compare.html`."""
+    """Content of `compare.html`.
 
-    studies: Mapping[str, MatchedStudy]  # name -> study, the reference first
-    comparisons: Sequence[ModelComparison]  # one per further model
-    # name -> cost; the cost of a model without one is shown as "not available"
+    Attributes:
+        studies: Name -> study, the reference first.
+        comparisons: One per further model.
+        footprints: Name -> cost; the cost of a model without one is shown as "not available".
+        thresholds: Name -> its operating points.
+        point: Operating point of the table and the subgroups.
+        draws: Of the bootstrap.
+        seed: Of the bootstrap.
+        at_mix: The same comparisons at the mix of classes; empty when a class is not known.
+        mix: That mix of classes.
+        why_no_mix: Reason why `at_mix` is empty; empty otherwise.
+        extra: Sections added at the end.
+        image_folder: Folder of the radiographs for side-by-side overlays; None = blank frames.
+    """
+
+    studies: Mapping[str, MatchedStudy]
+    comparisons: Sequence[ModelComparison]
     footprints: Mapping[str, Footprint]
-    thresholds: Mapping[str, StudyThresholds]  # name -> its operating points
-    point: str  # operating point of the table and the subgroups
-    # draws, seed: of the bootstrap
+    thresholds: Mapping[str, StudyThresholds]
+    point: str
     draws: int
     seed: int
-    # the same comparisons at the mix of classes; empty when a class is not known
     at_mix: Sequence[ModelComparison] = ()
-    mix: ClassMix | None = None  # the mix
-    why_no_mix: str = ""  # reason why `at_mix` is empty; empty otherwise
-    extra: Sequence[ExtraSection] = ()  # sections added at the end
-    # folder of the radiographs for side-by-side overlays; None = blank frames
+    mix: ClassMix | None = None
+    why_no_mix: str = ""
+    extra: Sequence[ExtraSection] = ()
     image_folder: str | Path | None = None
 
 

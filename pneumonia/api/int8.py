@@ -51,7 +51,6 @@ class Int8Options:
         tolerance: Largest loss of RSNA score or AP50 on the validation images.
         accept_loss: Write the model whatever it lost.
         threads: Of ONNX Runtime while measuring; None for its choice.
-        progress: Called with (done, total, note).
     """
 
     calibration: Calibration = "minmax"
@@ -59,7 +58,6 @@ class Int8Options:
     tolerance: float = 0.02
     accept_loss: bool = False
     threads: int | None = None
-    progress: Progress | None = None
 
 
 class Int8Result(NamedTuple):
@@ -85,7 +83,11 @@ class Int8Result(NamedTuple):
 
 
 def quantize_int8(
-    bundle: str | Path, data: str | Path, out: str | Path, options: Int8Options | None = None
+    bundle: str | Path,
+    data: str | Path,
+    out: str | Path,
+    options: Int8Options | None = None,
+    progress: Progress | None = None,
 ) -> Int8Result:
     """Quantize a bundle to int8 without training, and measure what it costs on a dataset.
 
@@ -96,7 +98,8 @@ def quantize_int8(
         bundle: Float32 bundle.
         data: Dataset folder.
         out: Bundle folder to write, or a file ending in `.onnx` for model.onnx alone.
-        options: See Int8Options.
+        options: Calibration, tolerance.
+        progress: Called with (done, total, note).
 
     Raises:
         ConfigError, ArtefactError, DataError, TrainingError: Inputs do not fit.
@@ -125,14 +128,14 @@ def quantize_int8(
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
         model = float_onnx(source, scratch)
-        inputs = _calibration_inputs(dataset, source.spec, options.progress)
+        inputs = _calibration_inputs(dataset, source.spec, progress)
         made = quantize_onnx(model, inputs, options.calibration, options.full_range)
         trial = write_int8_bundle(source, made, scratch / "bundle")
         engines = {
             "float32": _engine(source, model, scratch, options.threads),
             "int8": open_engine(trial, "onnxruntime", options.threads),
         }
-        first, second = (_judged(validation, e, options.progress) for e in engines.values())
+        first, second = (_judged(validation, e, progress) for e in engines.values())
         metrics = {name: (first[name], second[name]) for name in ("rsna", "ap50", "auroc")}
         before_ms, after_ms = interleaved_latency(engines, TIMED_RUNS).values()
         for engine in engines.values():

@@ -21,22 +21,6 @@ from pneumonia.training.config import TrainRecipe
 from pneumonia.training.loop import FitResult
 from pneumonia.training.run import run_train
 
-__all__ = [
-    "CompressionResult",
-    "FineTuneRecipe",
-    "FitResult",
-    "KernelsResult",
-    "PruneRecipe",
-    "QuantizeRecipe",
-    "RunOptions",
-    "TrainRecipe",
-    "compile_kernels",
-    "finetune",
-    "prune",
-    "quantize",
-    "train",
-]
-
 AnyPath = str | Path
 Recipe = TypeVar("Recipe", bound=RecipePart)
 Changes = Mapping[str, Any] | Sequence[str]
@@ -50,7 +34,6 @@ class RunOptions:
         changes: Keys of the recipe to change, as a mapping `{"admm.epochs": 20}` or as texts
             `"admm.epochs=20"`.
         resume: Continue an interrupted run after its last finished epoch.
-        progress: Called with (done, total, note); None for silence.
         accept_seen: Of `prune`, `quantize` and `finetune`: take another dataset even if it
             validates on images that the run was trained on.
         threads: Threads on the CPU; None for the recipe's.
@@ -58,7 +41,6 @@ class RunOptions:
 
     changes: Changes = ()
     resume: bool = False
-    progress: Progress | None = None
     accept_seen: bool = False
     threads: int | None = None
 
@@ -99,6 +81,7 @@ def train(
     recipe: AnyPath | TrainRecipe,
     out: AnyPath,
     options: RunOptions | None = None,
+    progress: Progress | None = None,
 ) -> FitResult:
     """Train a detector on a dataset folder; under torchrun every process calls this.
 
@@ -106,7 +89,8 @@ def train(
         data: Dataset folder, made by `pneumonia data`.
         recipe: Name of a shipped recipe, a YAML file, or a `TrainRecipe` (then without changes).
         out: Run folder to write.
-        options: Changes of the recipe, resume, progress.
+        options: Changes of the recipe, resume.
+        progress: Called with (done, total, note).
 
     Returns:
         The best epoch and its metric; `out/best` holds the weights.
@@ -118,7 +102,7 @@ def train(
     """
     options = options or RunOptions()
     settings = _recipe(recipe, "train", TrainRecipe, options)
-    return run_train(Path(data), settings, Path(out), options.resume, options.progress)
+    return run_train(Path(data), settings, Path(out), options.resume, progress)
 
 
 def prune(
@@ -128,6 +112,7 @@ def prune(
     rate: float | None = None,
     data: AnyPath | None = None,
     options: RunOptions | None = None,
+    progress: Progress | None = None,
 ) -> CompressionResult:
     """Prune the detector of a run with ADMM, retrain what is left, compact it.
 
@@ -137,7 +122,8 @@ def prune(
         out: Run folder to write.
         rate: Weights before over weights after; None for the recipe's.
         data: Dataset folder; None for the one that the run was trained on.
-        options: Changes of the recipe, resume, progress.
+        options: Changes of the recipe, resume.
+        progress: Called with (done, total, note).
 
     Returns:
         Parameters, MACs, bytes and validation metrics before and after.
@@ -150,7 +136,7 @@ def prune(
     if rate is not None:
         options = replace(options, changes=[*options.overrides(), f"rate={rate}"], threads=None)
     settings = _recipe(recipe, "prune", PruneRecipe, options)
-    return _compress(run, settings, out, data, options)
+    return _compress(run, settings, out, data, options, progress)
 
 
 def quantize(
@@ -159,6 +145,7 @@ def quantize(
     out: AnyPath,
     data: AnyPath | None = None,
     options: RunOptions | None = None,
+    progress: Progress | None = None,
 ) -> CompressionResult:
     """Train the weights of a run onto few levels (8 bits down to binary).
 
@@ -167,14 +154,15 @@ def quantize(
         recipe: Name of a shipped recipe, a YAML file, or a `QuantizeRecipe` (without changes).
         out: Run folder to write.
         data: Dataset folder; None for the one that the run was trained on.
-        options: Changes of the recipe, resume, progress.
+        options: Changes of the recipe, resume.
+        progress: Called with (done, total, note).
 
     Raises:
         ConfigError, DataError, ArtefactError, OutputError: Inputs do not fit.
     """
     options = options or RunOptions()
     settings = _recipe(recipe, "quantize", QuantizeRecipe, options)
-    return _compress(run, settings, out, data, options)
+    return _compress(run, settings, out, data, options, progress)
 
 
 def finetune(
@@ -183,6 +171,7 @@ def finetune(
     data: AnyPath | None = None,
     recipe: AnyPath | FineTuneRecipe = "finetune",
     options: RunOptions | None = None,
+    progress: Progress | None = None,
 ) -> CompressionResult:
     """Train a run on, usually on other images; what pruning removed stays removed.
 
@@ -191,7 +180,8 @@ def finetune(
         out: Run folder to write.
         data: Dataset folder; None for the one that the run was trained on (not of a bundle).
         recipe: Name of a shipped recipe, a YAML file, or a `FineTuneRecipe` (without changes).
-        options: Changes of the recipe, resume, progress.
+        options: Changes of the recipe, resume.
+        progress: Called with (done, total, note).
 
     Returns:
         Validation metrics before and after, on the images of `data`.
@@ -202,7 +192,7 @@ def finetune(
     """
     options = options or RunOptions()
     settings = _recipe(recipe, "finetune", FineTuneRecipe, options)
-    return _compress(run, settings, out, data, options)
+    return _compress(run, settings, out, data, options, progress)
 
 
 def _compress(
@@ -211,10 +201,11 @@ def _compress(
     out: AnyPath,
     data: AnyPath | None,
     options: RunOptions,
+    progress: Progress | None,
 ) -> CompressionResult:
     folder = None if data is None else Path(data)
     return run_compression(
-        Path(bundle_path(run)), settings, Path(out), folder, options.resume, options.progress,
+        Path(bundle_path(run)), settings, Path(out), folder, options.resume, progress,
         options.accept_seen,
     )  # fmt: skip
 

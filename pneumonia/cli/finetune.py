@@ -1,6 +1,5 @@
 """`pneumonia finetune`: train a pruned run on, without losing what pruning gained."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +35,7 @@ def command(run: Path, data: Path | None, out: Path, recipe: str, options: "RunO
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("finetune") as progress:
-        settings = replace(options, progress=progress if first else None)
-        result = finetune(run, out, data, recipe, settings)
+        result = finetune(run, out, data, recipe, options, progress if first else None)
     if not first:
         return
     show_table(

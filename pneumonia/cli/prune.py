@@ -40,8 +40,8 @@ def command(
     The recipes of `pneumonia quantize` (quant-8, quant-4, ternary, binary) work here as well.
     Ctrl-C ends the run; the same command with --resume continues after the last finished epoch.
     """
-    from pneumonia.api.runs import PruneRecipe, prune
-    from pneumonia.compression.prune.recipe import MAX_RATE
+    from pneumonia.api.runs import prune
+    from pneumonia.compression.prune.recipe import MAX_RATE, PruneRecipe
     from pneumonia.recipes import load_recipe, recipe_names
     from pneumonia.training.distributed import started_as_first
 
@@ -64,8 +64,9 @@ def command(
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("prune") as progress:
-        settings = replace(options, changes=(), threads=None, progress=progress if first else None)
-        result = prune(run, chosen, out, data=data, options=settings)
+        settings = replace(options, changes=(), threads=None)
+        shown = progress if first else None
+        result = prune(run, chosen, out, data=data, options=settings, progress=shown)
     if first:
         _show(result, chosen.rate, out)
 

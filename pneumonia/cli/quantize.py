@@ -69,8 +69,7 @@ def quantize_by_recipe(
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("quantize") as progress:
-        settings = replace(options, progress=progress if first else None)
-        result = quantize(run, recipe, out, data, settings)
+        result = quantize(run, recipe, out, data, options, progress if first else None)
     if not first:
         return
     bits = sorted(set(result.bits.values()))
@@ -104,7 +103,7 @@ def _int8(bundle: Path, out: Path, data: Path | None, options: "Int8Options") ->
         )
     log_to_stderr()
     with progress_bar("int8") as progress:
-        result = quantize_int8(bundle, data, out, replace(options, progress=progress))
+        result = quantize_int8(bundle, data, out, options, progress)
     sizes, times = result.onnx_bytes, result.latency_ms
     show_table(
         f"int8 after training, {counted(result.n_images, 'calibration image')},"

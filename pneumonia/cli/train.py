@@ -1,6 +1,5 @@
 """`pneumonia train`: dataset folder and recipe to run folder."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +34,7 @@ def command(data: Path, recipe: str, out: Path, options: "RunOptions") -> None:
     first = started_as_first()
     log_to_stderr(quiet=not first)
     with progress_bar("train") as progress:
-        settings = replace(options, progress=progress if first else None)
-        result = train(data, recipe, out, settings)
+        result = train(data, recipe, out, options, progress if first else None)
     if not first:
         return
     rows = [

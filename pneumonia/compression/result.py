@@ -38,16 +38,27 @@ class CompressedNetwork(NamedTuple):
 
 
 class CompressionResult(NamedTuple):
-    """Result of a compression run."""
+    """Result of a compression run.
 
-    before: NetworkAccount  # account of the network that was compressed
-    after: NetworkAccount  # account of the compressed network
-    metrics_before: dict[str, float]  # validation of the one; empty in all processes but the first
-    metrics_after: dict[str, float]  # validation of the other
-    bytes_before: int  # size of the weights file of the one
-    bytes_after: int  # size of the other's
-    protected: tuple[str, ...]  # layers whose filters had to stay because they feed an output
-    bits: dict[str, int]  # layer -> bits of one stored weight
+    Attributes:
+        before: Account of the network that was compressed.
+        after: Account of the compressed network.
+        metrics_before: Validation before; empty in all processes but the first.
+        metrics_after: Validation after.
+        bytes_before: Size of the weights file before.
+        bytes_after: Size of the weights file after.
+        protected: Layers whose filters had to stay because they feed an output.
+        bits: Layer -> bits of one stored weight.
+    """
+
+    before: NetworkAccount
+    after: NetworkAccount
+    metrics_before: dict[str, float]
+    metrics_after: dict[str, float]
+    bytes_before: int
+    bytes_after: int
+    protected: tuple[str, ...]
+    bits: dict[str, int]
 
     @property
     def rate(self) -> float:

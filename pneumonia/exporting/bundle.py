@@ -51,17 +51,27 @@ HASH_DIGITS = 8  # of the model hash that the model's name shows
 
 
 class ExportResult(NamedTuple):
-    """A written bundle."""
+    """A written bundle.
 
-    out: Path  # its folder
-    spec: NetworkSpec  # the network as bundled, batch norm folded
-    model_hash: str  # its identity
-    totals: NetworkTotals  # its cost
-    sizes: dict[str, int]  # file -> bytes
-    onnx: OnnxReport  # result of the checks of the ONNX file
-    # convolutions that read only part of their channels in ONNX
+    Attributes:
+        out: Its folder.
+        spec: The network as bundled, batch norm folded.
+        model_hash: Its identity.
+        totals: Its cost.
+        sizes: File -> bytes.
+        onnx: Result of the checks of the ONNX file.
+        gathered: Convolutions that read only part of their channels in ONNX.
+        facts: Facts recorded in the run folder.
+    """
+
+    out: Path
+    spec: NetworkSpec
+    model_hash: str
+    totals: NetworkTotals
+    sizes: dict[str, int]
+    onnx: OnnxReport
     gathered: tuple[GatheredInput, ...]
-    facts: RunFacts  # facts recorded in the run folder
+    facts: RunFacts
 
 
 @dataclass(frozen=True)

@@ -23,25 +23,35 @@ PACKAGES = ("numpy", "onnxruntime", "pillow", "pydicom", "pyjpegls", "python-gdc
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How a batch is scored."""
+    """How a batch is scored.
 
-    threshold_name: str | None = None  # operating point of the bundle; None takes its first
-    # bounds of reading and of the child processes
+    Attributes:
+        threshold_name: Operating point of the bundle; None takes its first.
+        limits: Bounds of reading and of the child processes.
+        overlays: `findings` (positive and indeterminate), `all` or `none`.
+        jobs: Child processes that decode.
+        fresh: Score again what an earlier run into the same folder has scored.
+        refetch: Fetch images of a server again that an earlier run has scored, and score those that
+            have changed.
+        identifiers: Write accession number and study date into the worklist, and with the UIDs into
+            the study files.
+        outputs: What is written besides the tables, study files and overlays.
+        rules: Which images are scored.
+        deidentify: `basic` to write nothing that names a patient, study, image or file.
+        allow_burned_in: With `deidentify`, accept images that have text burned in.
+    """
+
+    threshold_name: str | None = None
     limits: ChildLimits = field(default_factory=ChildLimits)
-    overlays: str = "findings"  # `findings` (positive and indeterminate), `all` or `none`
-    jobs: int = 1  # child processes that decode
-    fresh: bool = False  # score again what an earlier run into the same folder has scored
-    # fetch images of a server again that an earlier run has scored, and score those that have
-    # changed
+    overlays: str = "findings"
+    jobs: int = 1
+    fresh: bool = False
     refetch: bool = True
-    # write accession number and study date into the worklist, and with the UIDs into the study
-    # files
     identifiers: bool = False
-    # what is written besides the tables, study files and overlays
     outputs: OutputSettings = field(default_factory=OutputSettings)
-    rules: SelectionRules = field(default_factory=load_rules)  # which images are scored
-    deidentify: str = ""  # `basic` to write nothing that names a patient, study, image or file
-    allow_burned_in: bool = False  # with `deidentify`, accept images that have text burned in
+    rules: SelectionRules = field(default_factory=load_rules)
+    deidentify: str = ""
+    allow_burned_in: bool = False
 
     def __post_init__(self) -> None:
         if self.deidentify not in ("", "basic"):

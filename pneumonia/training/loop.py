@@ -43,12 +43,19 @@ log = logging.getLogger(__name__)
 
 
 class FitResult(NamedTuple):
-    """Result of a training run."""
+    """Result of a training run.
 
-    best_metric: float  # highest selection metric of any validated epoch
-    best_epoch: int  # that epoch, from 1; its weights are in `best/`
-    out: Path  # the run folder
-    epochs: int  # finished epochs
+    Attributes:
+        best_metric: Highest selection metric of any validated epoch.
+        best_epoch: That epoch, from 1; its weights are in `best/`.
+        out: The run folder.
+        epochs: Finished epochs.
+    """
+
+    best_metric: float
+    best_epoch: int
+    out: Path
+    epochs: int
 
 
 @worker_faults()

@@ -7,7 +7,9 @@ import numpy as np
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.storage.bundle import Bundle
 
-POSITIVE, NEGATIVE, INDETERMINATE = "positive", "negative", "indeterminate"
+POSITIVE = "positive"
+NEGATIVE = "negative"
+INDETERMINATE = "indeterminate"
 
 
 class ResultFacts(NamedTuple):

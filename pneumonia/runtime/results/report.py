@@ -51,11 +51,6 @@ _DEVICE_NAME = ConceptCode("121013", "DCM", "Device Observer Name")
 _DEVICE_MAKER = ConceptCode("121014", "DCM", "Device Observer Manufacturer")
 _DEVICE_MODEL = ConceptCode("121015", "DCM", "Device Observer Model Name")
 _DEVICE_SERIAL = ConceptCode("121016", "DCM", "Device Observer Serial Number")
-_FLAGS = {
-    POSITIVE: codes.POSITIVE,
-    NEGATIVE: codes.NEGATIVE,
-    INDETERMINATE: codes.INDETERMINATE,
-}
 # Type 2 attributes of Referenced Request Sequence (PS3.3 table C.17-2): present, though empty.
 _TEXTS = (
     "AccessionNumber",
@@ -193,7 +188,12 @@ def _tracked(header: Dataset, name: str, facts: ResultFacts) -> List[Dataset]:
 
 
 def _flag(result: ImageResult) -> Dataset:
-    return code(codes.INTERPRETATION, _FLAGS[result.flag], CONTAINS)
+    flags = {
+        POSITIVE: codes.POSITIVE,
+        NEGATIVE: codes.NEGATIVE,
+        INDETERMINATE: codes.INDETERMINATE,
+    }
+    return code(codes.INTERPRETATION, flags[result.flag], CONTAINS)
 
 
 def _score(header: Dataset, result: ImageResult, facts: ResultFacts) -> Dataset:

@@ -55,7 +55,13 @@ SCHEMA = "pneumonia.score/1"
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """The result of a batch: one record per file found, and the document in run.json."""
+    """The result of a batch.
+
+    Attributes:
+        records: One per file found.
+        document: Contents of run.json.
+        interrupted: Whether Ctrl-C ended it; the files left are `pending`.
+    """
 
     records: tuple[ImageRecord, ...]
     document: dict[str, Any]
@@ -242,8 +248,8 @@ def arguments(settings: ScoreSettings) -> dict[str, Any]:
 
 
 def score_batch(
-    source: Path | InputSource,
-    out: Path,
+    source: str | Path | InputSource,
+    out: str | Path,
     detector: Detector,
     settings: ScoreSettings | None = None,
     progress: Progress | None = None,
@@ -269,7 +275,8 @@ def score_batch(
     """
     settings = settings or ScoreSettings()
     model = describe_model(detector, settings)
-    origin = FileInput(source) if isinstance(source, Path) else source
+    origin = FileInput(Path(source)) if isinstance(source, str | Path) else source
+    out = Path(out)
     origin.check(out)
     with locked_folder(out) as salt:
         remove_parts(out)

@@ -13,12 +13,19 @@ __all__ = ["FinishedBatch", "OutputSettings", "OutputWriter", "ScoredStudy", "op
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Which outputs are wanted."""
+    """What a batch writes besides its tables.
 
-    dicom: tuple[str, ...] = ()  # some of `sr`, `gsps`, `sc`
-    fhir: bool = False  # write a FHIR document per image
-    report: bool = True  # write report.html
-    pdf: bool = False  # also print the report to report.pdf
+    Attributes:
+        dicom: Some of `sr`, `gsps`, `sc`.
+        fhir: A FHIR document per image.
+        report: report.html.
+        pdf: Also print the report to report.pdf; needs Chromium.
+    """
+
+    dicom: tuple[str, ...] = ()
+    fhir: bool = False
+    report: bool = True
+    pdf: bool = False
 
 
 def open_writers(
