@@ -11,12 +11,13 @@ multiply-accumulates with both channel counts rounded up, over the network's own
 import math
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.reporting import markdown_table, spent_s
 from pneumonia.api.runs import compile_kernels
 from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
@@ -76,18 +77,17 @@ def main(rounds: int = 30) -> None:
         times: dict[tuple[int, str], list[float]] = {key: [] for key in engines}
         for _ in range(rounds):
             for key, engine in engines.items():
-                started = time.process_time()
-                engine.run(image)
-                times[key].append(1e3 * (time.process_time() - started))
-        print("| round_to | off 8 | MMAC | padded | ONNX Runtime, ms | kernels, ms |")
-        print("|---|---|---|---|---|---|")
+                times[key].append(1e3 * spent_s(partial(engine.run, image)))
+        rows = []
         for n, bundle in bundles.items():
             layers = bundle.spec.weighted()
             off = sum(layer.out_channels % 8 != 0 for layer in layers)
             own = macs(bundle.spec, 1)
-            spent = " | ".join(f"{np.median(times[n, engine]):.2f}" for engine in ENGINES)
-            padded = macs(bundle.spec, 8) / own
-            print(f"| {n} | {off} of {len(layers)} | {own / 1e6:.0f} | {padded:.3f} | {spent} |")
+            spent = (f"{np.median(times[n, engine]):.2f}" for engine in ENGINES)
+            padded = f"{macs(bundle.spec, 8) / own:.3f}"
+            rows.append((n, f"{off} of {len(layers)}", f"{own / 1e6:.0f}", padded, *spent))
+        head = ("round_to", "off 8", "MMAC", "padded", "ONNX Runtime, ms", "kernels, ms")
+        print(markdown_table(head, rows))
 
 
 if __name__ == "__main__":
