@@ -1,10 +1,13 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pneumonia.cli import group, run
+from pneumonia.scoring.batch.send import SendSummary
+from pneumonia.scoring.network.delivery import NOT_SENT
 
 
 @pytest.fixture
@@ -215,6 +218,21 @@ def test_nameless_results_are_sent_when_asked_for(source, tmp_path, bundle_folde
     options = ("--deidentify", "basic", "--send", "A@127.0.0.1:1", "--send-deidentified")
     assert score(source, tmp_path / "out", "--bundle", bundle_folder, *options) == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["totals"]["statuses"]["scored"]
+
+
+def test_results_that_did_not_arrive_are_named_beside_broken_files(
+    source, tmp_path, bundle_folder, capsys, monkeypatch
+):
+    (source / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    counts = Counter({NOT_SENT: 2})
+    monkeypatch.setattr(
+        "pneumonia.cli.scoring.score.send", lambda *_: SendSummary("A@127.0.0.1:1", counts, 0)
+    )
+    options = ("--bundle", bundle_folder, "--dicom", "sr", "--send", "A@127.0.0.1:1")
+    assert score(source, tmp_path / "out", *options) == 3
+    shown = capsys.readouterr().err
+    assert "found 1 of 2, and 2 results not in the PACS" in shown
+    assert str(tmp_path / "out" / "sent.jsonl") in shown
 
 
 def test_the_audit_log_is_verified(source, tmp_path, bundle_folder, capsys):

@@ -214,10 +214,11 @@ def _score(
 def _raise_failures(summary: "ScoreSummary", sent: "SendSummary | None", out: Path) -> None:
     failures = summary.failures()
     if failures:
+        also = f", and {sent.missing} results not in the PACS" if sent and sent.missing else ""
         raise PartialFailure(
             "Some files could not be scored",
-            found=f"{len(failures)} of {len(summary.records)}",
-            where=str(out / "manifest.jsonl"),
+            found=f"{len(failures)} of {len(summary.records)}{also}",
+            where=str(out / "manifest.jsonl") + (f" and {out / 'sent.jsonl'}" if also else ""),
         )
     if sent and sent.missing:
         raise PartialFailure(
