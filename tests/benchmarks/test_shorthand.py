@@ -66,7 +66,7 @@ def test_an_impression_alone_is_not_shortened() -> None:
     assert not any(map(ambiguous, document.mentions))
 
 
-def test_denied_findings_keep_their_words() -> None:
+def test_denied_findings_keep_their_text() -> None:
     document = make(LEFT.format("Left pleural effusion. No right pleural effusion."))
     assert document.words[-4:] == ("no", "right", "pleural", "effusion")
     assert len(document.mentions) == 2

@@ -155,7 +155,7 @@ def test_inspect_writes_a_page(root, bundles, name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["filter", "column"])
-def test_inspect_tells_nominal_from_realised_rates(root, name, capsys):
+def test_inspect_shows_nominal_and_realised_rates(root, name, capsys):
     """Realised: dense weights over those in the file; nominal: dead paths still inside."""
     if not (root / name).is_dir():
         assert prune(root, name) == 0

@@ -9,7 +9,7 @@ BLIND = {"rsna": 0.0, "auroc": 0.5, "ap50": 0.0}
 
 
 @pytest.mark.parametrize("after", [BLIND, {"rsna": 0.0, "auroc": 0.9}, {"rsna": 0.1, "auroc": 0.5}])
-def test_what_compression_lost_is_said(after: dict[str, float]) -> None:
+def test_a_lossy_compression_is_warned_of(after: dict[str, float]) -> None:
     warning = lost_warning(FINDS, after)
     assert warning is not None
     assert warning.startswith("The compressed network finds nothing on the validation images")

@@ -135,7 +135,7 @@ def test_a_rate_that_rounding_overshoots_is_reported(caplog):
     assert not caplog.text
 
 
-def test_what_cannot_be_done_is_said():
+def test_what_cannot_be_pruned_is_an_error():
     network = from_torch(Block(), data()[0][:2])
     with pytest.raises(PruneError, match=r"globs of a, b, head.*nothing_\*"):
         NetworkPruning(network, 2.0, layers=("nothing_*",))

@@ -78,7 +78,7 @@ def test_where_none_is_near_the_keys_are_listed():
         ("quantize", "ladder=[tiny]", "expected binary, ternary"),
     ],
 )
-def test_a_wrong_value_is_said_in_plain_words_and_in_the_option(kind, option, words):
+def test_a_wrong_value_is_named_with_its_key_and_option(kind, option, words):
     text = fault(kind, "seed=0" if kind != "prune" else "distil=0", option)
     assert words in text
     assert f"change {option})" in text
@@ -96,7 +96,7 @@ def test_no_key_takes_a_number_that_is_not_finite(kind, name, model, value):
             load_recipe(name, kind, model, [f"{key}={value}"])
 
 
-def test_a_fault_of_the_file_is_said_to_be_in_the_file(tmp_path):
+def test_a_fault_of_the_file_names_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: -1\n")
     with pytest.raises(ConfigError, match=r"above 0; found -1 \(in .*mine\.yaml\)"):

@@ -163,7 +163,7 @@ def test_sums_with_unknown_channels_are_named(
     assert set(plan.weights) == {"a.weight"}
 
 
-def test_what_cannot_be_coupled_is_said() -> None:
+def test_what_cannot_be_coupled_is_an_error() -> None:
     module = TwoInputs()
     with pytest.raises(PruneError, match=r"left.weight: 2, right.weight: 3"):
         ModuleCompression(

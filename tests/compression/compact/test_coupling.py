@@ -85,7 +85,7 @@ def test_a_component_is_prunable_only_if_all_of_it_is_selected() -> None:
     assert select_layers(spec, ["conv_00[0-2]", "nothing_*"]) == list(names(0, 1, 2))
 
 
-def test_units_nobody_reads_die_along_the_whole_path() -> None:
+def test_unread_units_are_removed_along_the_whole_path() -> None:
     spec = small(
         Conv("a", ("input",), 2, 2, 1),
         Conv("b", ("a",), 2, 2, 1),

@@ -103,7 +103,7 @@ def test_side_of_a_box(box, side):
     assert image_side(box, 100) == side
 
 
-def test_search_by_beginning_alias_and_word():
+def test_search_by_beginning_alias_and_part_of_a_name():
     index = TypeIndex(BASE)
     assert index.search("opac")[0] == "Opacity"
     assert index.search("OPACITY/lung/lower")[0] == "Opacity/lung/lower lobe"

@@ -99,7 +99,7 @@ def test_members_cannot_leave_the_folder(tmp_path: Path) -> None:
     assert [path.parent for path in escaped] == [tmp_path / "deep" / "out"]
 
 
-def test_too_little_space_is_said_before_the_download(
+def test_too_little_space_is_an_error_before_the_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")

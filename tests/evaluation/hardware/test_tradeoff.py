@@ -100,7 +100,7 @@ def test_pairs_are_judged_by_what_was_measured():
     assert "bits differ" in other.reservations[1]
 
 
-def test_without_times_the_reported_ratios_are_used_and_said():
+def test_without_times_the_reported_ratios_are_used_and_named():
     firm = cost("firm", kind="structured", kept=250)
     loose = cost("loose", kind="irregular", kept=100)
     same = dict.fromkeys(("dense", "firm", "loose"), 0.5)

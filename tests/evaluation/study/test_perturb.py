@@ -97,7 +97,7 @@ def test_names_are_checked(name: str) -> None:
         parse_name(name)
 
 
-def test_order_and_words() -> None:
+def test_order_and_names() -> None:
     assert in_order(sorted(standard_sweep())) == list(standard_sweep())
     assert perturbation_text("rotate_-5") == "rotation \N{MINUS SIGN}5\N{DEGREE SIGN}"
     assert perturbation_text("contrast_150") == "contrast 150 %"

@@ -445,7 +445,7 @@ def test_values_that_are_not_finite_are_named_with_their_module(value, path, par
             from_torch(module, torch.randn(2, 3, 4, 4), keep_unknown=keep_unknown)
 
 
-def test_outputs_and_examples_that_are_not_finite_are_said():
+def test_outputs_and_examples_that_are_not_finite_are_errors():
     module, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), torch.randn(2, 3, 4, 4)
     with pytest.raises(SpecError, match="Example input has values that are not finite"):
         from_torch(module, x * float("nan"))

@@ -112,7 +112,7 @@ def test_first_of_several_windows_and_its_function(tmp_path):
     np.testing.assert_array_equal(pixels, np.floor(np.clip(stored / 1000, 0, 1) * 255 + 0.5))
 
 
-def test_an_impossible_window_is_ignored_with_a_word(tmp_path):
+def test_an_impossible_window_is_ignored_with_a_warning(tmp_path):
     dataset = chest_dataset(RAMP, WindowCenter=100, WindowWidth=0)
     found = read_radiograph(save(tmp_path / "x.dcm", dataset))
     np.testing.assert_array_equal(found.pixels, RAMP)

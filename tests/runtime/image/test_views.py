@@ -145,7 +145,7 @@ def test_words_in_five_languages(tags, excluded):
     assert bool(word_against(header(**tags), WORDS_AGAINST, WORDS_WANTED)) is excluded
 
 
-def test_batch_and_daemon_know_the_same_words():
+def test_batch_and_daemon_know_the_same_view_names():
     rules = load_rules()
     assert (rules.words_against, rules.words_wanted) == (WORDS_AGAINST, WORDS_WANTED)
 

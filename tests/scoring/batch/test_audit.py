@@ -53,7 +53,7 @@ def append_chained(out, record):
         stream.write(json.dumps({**record, "previous_sha256": previous}).encode() + b"\n")
 
 
-def test_each_run_tells_who_when_and_with_what(finished, detector):
+def test_each_run_records_user_time_and_versions(finished, detector):
     records = [json.loads(line) for line in lines_of(finished)]
     assert [record["event"] for record in records] == ["run_started", "run_finished"] * 2
     first, last = records[0], records[-1]
@@ -154,7 +154,7 @@ def forge_all_but_run_json(out):
         (remove_a_study, "Output is not the one"),
     ],
 )
-def test_what_somebody_changed_is_found(out, damage, word):
+def test_a_changed_folder_is_found(out, damage, word):
     damage(out)
     with pytest.raises(ArtefactError, match=word):
         verify_audit(out)
@@ -165,7 +165,7 @@ def test_lines_of_sending_may_follow_the_last_run(out):
     assert verify_audit(out).lines == 5
 
 
-def test_a_killed_runs_torn_line_is_cut_and_told(out):
+def test_a_killed_runs_torn_line_is_cut_and_recorded(out):
     with (out / "audit.jsonl").open("ab") as stream:
         stream.write(b'{"half')
     with pytest.raises(ArtefactError, match="not whole"):
@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(out, room):
     verify_audit(out)
 
 
-def test_a_failed_run_is_told_and_the_next_one_mends(tmp_path, detector, bright, monkeypatch):
+def test_a_failed_run_is_recorded_and_the_next_one_repairs(tmp_path, detector, bright, monkeypatch):
     (tmp_path / "in").mkdir()
     save(tmp_path / "in" / "a.dcm", chest_dataset(bright))
     with monkeypatch.context() as patch:

@@ -299,7 +299,7 @@ def test_outputs_that_are_not_numbers_fail_one_image(tmp_path, detector, bright,
     assert "nan" not in (tmp_path / "out" / "predictions.csv").read_text().lower()
 
 
-def test_a_flood_of_boxes_is_capped_with_a_word(tmp_path, detector, dark):
+def test_too_many_boxes_are_capped_with_a_warning(tmp_path, detector, dark):
     png(tmp_path / "in" / "a.png", dark)
     capped = Detector(
         detector.bundle,

@@ -150,7 +150,7 @@ def test_a_second_interrupt_ends_at_once_and_the_next_run_goes_on(whole, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_runs_on_one_folder_the_second_is_told_to_wait(whole, tmp_path, bundle_folder):
+def test_of_two_runs_on_one_folder_the_second_is_refused(whole, tmp_path, bundle_folder):
     out = tmp_path / "out"
     with half_done(whole, out, bundle_folder) as first:
         _, err = ended(started(whole / "in", out, bundle_folder), 75)

@@ -98,7 +98,7 @@ def test_what_fails_in_writing_ends_the_batch_and_the_children():
     assert job.is_closed
 
 
-def test_once_told_to_stop_only_what_is_in_hand_is_finished():
+def test_after_a_stop_only_images_in_progress_are_finished():
     job = WaitingJob(0)
     records = list(score_in_order(job, FILES, 1, lambda: job.written >= 3))
     assert 3 <= len(records) < len(FILES)

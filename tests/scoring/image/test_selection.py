@@ -36,6 +36,6 @@ def test_a_blank_image_is_never_a_negative():
     assert select_image(CHEST, ("blank_image",), RULES)[:2] == ("rejected", "blank_image")
 
 
-def test_a_file_that_tells_nothing_is_not_another_examination():
+def test_a_file_without_descriptions_is_not_another_examination():
     assert not is_another_examination({}, RULES)
     assert is_another_examination({"modality": "MR"}, RULES)

@@ -235,7 +235,7 @@ def test_user_and_password(server, monkeypatch):
     assert server.asked[0][2]["Authorization"] == "Basic bWU6c2VjcmV0"
 
 
-def test_a_certificate_nobody_signed_is_refused():
+def test_an_unsigned_certificate_is_refused():
     with pytest.raises(ConfigError, match="File of certificates"):
         DicomwebInput(
             "https://localhost/", Query((STUDY,)), ca_file=__import__("pathlib").Path("x")

@@ -297,7 +297,7 @@ def test_an_image_over_the_limit_does_not_cost_the_others(bright, detector, tmp_
     assert sorted(pacs.codes) == [0x0000, 0xC000]  # 0xA700 would end the retrieval
 
 
-def test_a_pacs_without_c_get_is_told_per_image(bright, detector, tmp_path):
+def test_a_pacs_without_c_get_is_a_reason_of_each_image(bright, detector, tmp_path):
     pacs = SmallPacs([chest_dataset(bright, **patient(1))])
     with serving(pacs) as peer:
         source = PacsInput(peer, Query(studies=(f"{SERIES}.1",)))

@@ -147,7 +147,9 @@ def test_a_pacs_that_is_not_there(detector, tmp_path):
         score_batch(nobody, tmp_path / "out", detector)
 
 
-def test_c_move_to_somebody_unknown_is_told_per_image(pacs, both_studies, detector, tmp_path):
+def test_c_move_to_an_unknown_destination_is_a_reason_of_each_image(
+    pacs, both_studies, detector, tmp_path
+):
     peer = Peer("ORTHANC", "127.0.0.1", pacs.dicom_port)
     stranger = PacsInput(peer, both_studies, "STRANGER", free_port())
     summary = score_batch(stranger, tmp_path / "out", detector)

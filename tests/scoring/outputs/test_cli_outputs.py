@@ -54,7 +54,7 @@ def test_a_pdf_needs_the_report(score, capsys):
     assert "printed from the report" in capsys.readouterr().err
 
 
-def test_a_missing_browser_is_said_and_is_no_failure(score, capsys, monkeypatch):
+def test_a_missing_browser_is_a_warning_not_a_failure(score, capsys, monkeypatch):
     monkeypatch.setattr(pdf, "find_browser", lambda: None)
     assert score("--pdf") == 0
     shown = capsys.readouterr()

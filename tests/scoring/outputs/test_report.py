@@ -200,7 +200,7 @@ def test_a_thousand_positives_stay_small(writer):
     assert "data:image" not in text
 
 
-def test_every_reason_of_the_code_has_words():
+def test_every_reason_of_the_code_has_a_sentence():
     """Reasons are written as the second word after a status, or as `reason="..."`."""
     pattern = re.compile(r'"(?:rejected|failed|skipped)",\s*"([a-z_]+)"|reason="([a-z_]+)"')
     found = set()

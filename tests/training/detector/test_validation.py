@@ -189,7 +189,7 @@ def test_whole_radiographs_choose_the_thresholds_where_there_are_enough(
     assert DetectionValidation(dataset, items, given).threshold_kinds == ("lungs",)
 
 
-def test_kind_without_positives_tells_its_alarms(tmp_path):
+def test_kind_without_positives_reports_false_alarms(tmp_path):
     counts = {("train", "full"): (1, 1), ("val", "full"): (2, 2), ("val", "nih"): (0, 4)}
     dataset = open_dataset(write_rectangles(tmp_path / "d", counts))
     items = dataset.select("val")

@@ -150,7 +150,7 @@ def test_truth(readings, class_name, reason):
     assert (found.class_name, found.reason) == (class_name, reason)
 
 
-def test_nobody_has_finished():
+def test_no_reader_has_finished():
     assert consensus_of([reading("ann", box(), verdict="")], BASE) is None
     assert consensus_of([], BASE) is None
 
@@ -173,7 +173,7 @@ def test_errors_of_a_reader_by_hand():
     assert reader_errors("ann", [(readings[0], alone)], BASE).n_studies == 0
 
 
-def test_a_tie_makes_nobody_wrong():
+def test_a_tie_makes_no_reader_wrong():
     readings = [reading("ann", box(code=OPACITY_LEFT)), reading("bob", box(code="Pneumonia"))]
     made = consensus_of(readings, BASE)
     assert (made.boxes[0].code, made.boxes[0].tied) == ("Lungs", True)

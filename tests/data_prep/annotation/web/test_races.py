@@ -116,7 +116,7 @@ def test_a_clock_that_steps_back_disturbs_nothing(desk):
     assert len(stored(page, 5)) == 1
 
 
-def test_a_study_taken_away_is_told_and_the_others_go_on(desk):
+def test_a_removed_study_is_reported_and_the_others_go_on(desk):
     app, page = desk
     go_to(page, 6)
     with sqlite3.connect(app.arguments[3] / "annotations.sqlite") as database:

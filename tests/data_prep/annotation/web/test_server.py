@@ -40,7 +40,7 @@ def test_a_study_as_the_reader_gets_it(ann):
     assert ann.get(f"/api/studies/{lines[1]['key']}").json()["report"] is None
 
 
-def test_a_bad_report_is_a_reason_and_stops_nobody(annotation_sources, tmp_path):
+def test_a_bad_report_gets_a_reason_and_stops_nothing(annotation_sources, tmp_path):
     studies = annotation_sources / "studies"
     names = sorted(path.stem for path in studies.glob("*.dcm"))[:5]
     bad = {
@@ -300,7 +300,7 @@ def test_archives(ann, boss):
     assert boss.get("/api/manage/export/nothing").status_code == 404
 
 
-def test_dataset_without_a_truth_is_told(boss):
+def test_dataset_without_labels_is_reported(boss):
     answer = boss.post("/api/manage/dataset")
     assert (answer.status_code, "No study has a truth" in answer.text) == (400, True)
 
@@ -408,7 +408,7 @@ def test_no_way_to_other_files(ann, path):
     assert b"import" not in answer.content
 
 
-def test_log_names_nobody(ann, boss, project, caplog):
+def test_log_has_no_names(ann, boss, project, caplog):
     caplog.set_level(logging.INFO, "pneumonia.annotate")
     ann.get("/api/types/search?prefix=secretword")
     ann.get("/api/studies/1")

@@ -76,7 +76,7 @@ def test_types_by_hand() -> None:
         assert model.loss(blind).item() == 0
 
 
-def test_types_are_learnt_from_the_words() -> None:
+def test_types_are_learnt_from_the_text() -> None:
     base = ConceptBase(
         ConceptTables(
             codes={"Opacity": 1, "Cardiomegaly": 1},

@@ -83,7 +83,7 @@ def test_words_in_like_company_have_like_vectors() -> None:
     assert train_vectors(sentences, dimensions=100).matrix.shape == (8, 100)
 
 
-def test_too_little_text_is_said() -> None:
+def test_too_little_text_is_an_error() -> None:
     with pytest.raises(DataError, match="Too little text"):
         train_vectors([["a", "b"]])
 

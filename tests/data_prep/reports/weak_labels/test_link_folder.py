@@ -68,7 +68,7 @@ def bad_folder(folder: Path) -> Path:
     return folder
 
 
-def test_bad_reports_end_in_a_line_and_nobody_is_named(
+def test_bad_reports_end_in_one_line_without_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out = bad_folder(tmp_path / "in"), tmp_path / "out"

@@ -35,7 +35,7 @@ def refused(tmp_path, text):
     return str(caught.value)
 
 
-def test_what_is_not_said_is_the_default(tmp_path):
+def test_what_is_not_set_has_its_default(tmp_path):
     found = load_config(written(tmp_path, BASE))
     assert found._replace(daemon=DaemonConfig().daemon) == DaemonConfig()._replace(destinations={})
     assert (found.daemon.bundle, found.daemon.state) == (BUNDLE, "/tmp/state")

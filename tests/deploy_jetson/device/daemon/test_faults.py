@@ -170,7 +170,7 @@ def test_what_is_wrong_in_the_configuration_is_78_wherever_it_is_found(tmp_path,
 # --- callers -------------------------------------------------------------------------------------
 
 
-def test_a_form_is_told_what_to_send_instead(tmp_path):
+def test_the_error_for_a_form_names_what_to_send_instead(tmp_path):
     with running(settings(tmp_path), work=False) as rig:
         kind = {"Content-Type": "multipart/form-data; boundary=x"}
         status, body = rig.request("POST", "/v1/images", b"--x\r\n", kind)
@@ -211,7 +211,7 @@ def begin_pdu(link, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("networked", [2], indirect=True)
-def test_a_caller_that_drips_is_cut_and_holds_up_nobody(networked):
+def test_a_caller_that_sends_slowly_is_cut_and_delays_no_other(networked):
     rig, associate = networked
     raw = begin_pdu(associate(), 1000)
     end = time.monotonic() + 120
@@ -237,7 +237,7 @@ def test_what_is_announced_without_measure_is_not_waited_for(networked):
     wait_for(lambda: rig.service.interfaces["dicom"].connections == 0)
 
 
-def test_the_daemon_stops_while_somebody_is_silent(tmp_path, start):
+def test_the_daemon_stops_while_a_caller_is_silent(tmp_path, start):
     daemon = start("[dicom]\nport = 0\n")
     with socket.create_connection(("127.0.0.1", daemon.ports["dicom"])) as link:
         link.sendall(b"\x01\x00" + struct.pack(">I", 500) + b"half")
@@ -355,7 +355,7 @@ def child():
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_pathological_file_has_its_word_and_the_next_one_is_read(child, tmp_path, name):
+def test_a_pathological_file_gets_a_reason_and_the_next_one_is_read(child, tmp_path, name):
     make, status, reason = HOSTILE[name]
     make(tmp_path / "x.dcm")
     found = child.decode(str(tmp_path / "x.dcm"))

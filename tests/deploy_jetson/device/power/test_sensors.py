@@ -322,7 +322,7 @@ def test_a_crash_of_the_sensor_is_not_silence():
         sampler.stop()
 
 
-def test_a_sensor_that_hangs_is_said_so(monkeypatch):
+def test_a_sensor_that_hangs_is_reported(monkeypatch):
     class Hanging(Scripted):
         def read(self):
             release.wait(60)

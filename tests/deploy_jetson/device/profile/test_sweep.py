@@ -249,7 +249,7 @@ def test_engine_that_is_not_here_is_skipped_with_its_reason(bundles, board, tmp_
     assert not (tmp_path / "alone").exists()
 
 
-def test_output_that_cannot_be_written_is_said_before_measuring(bundles, tmp_path, monkeypatch):
+def test_output_that_cannot_be_written_is_an_error_before_measuring(bundles, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_module, "measure", None)
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "o", "/proc/pneumonia-out"):

@@ -94,7 +94,7 @@ def test_storescu_to_an_answer_and_again(tmp_path):
 
 
 @pytest.mark.interop
-def test_jpeg_baseline_and_a_syntax_nobody_here_decodes(tmp_path):
+def test_jpeg_baseline_and_a_syntax_that_is_not_decoded(tmp_path):
     pixels = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
     path = tmp_path / "jpeg.dcm"
     save_compressed(path, chest_dataset(pixels), jpeg_bytes(pixels), JPEG)
@@ -121,7 +121,7 @@ def test_strangers_are_turned_away(tmp_path):
 
 
 @pytest.mark.interop
-def test_full_disk_full_queue_and_too_large_are_told(tmp_path):
+def test_full_disk_full_queue_and_too_large_have_statuses(tmp_path):
     path = film(tmp_path / "a.dcm")
     config = settings(tmp_path / "state", dicom=DICOM, queue=QueueSettings(max_images=1))
     with running(config._replace(disk=DiskSettings(reserve_mb=1e6)), work=False) as rig:
@@ -371,7 +371,7 @@ def test_a_clock_set_back_does_not_hold_deliveries(tmp_path):
         assert journal.due("other", 2e9, 900) == []
 
 
-def test_a_result_file_that_is_gone_is_said_so(tmp_path):
+def test_a_missing_result_file_is_reported(tmp_path):
     port = free_port()
     config = out_settings(tmp_path, port)
     with running(config, work=False) as rig:

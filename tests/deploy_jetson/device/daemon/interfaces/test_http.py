@@ -293,7 +293,7 @@ def test_the_client_with_most_idle_connections_loses_one():
         link.close()
 
 
-def test_a_slow_tls_handshake_ends_and_holds_up_nobody(tmp_path):
+def test_a_slow_tls_handshake_ends_and_delays_no_other_caller(tmp_path):
     from pneumonia.runtime.tls import server_context
     from tests.deploy_jetson.device.daemon.certificates import make_certificates
 

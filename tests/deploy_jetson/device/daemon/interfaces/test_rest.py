@@ -130,7 +130,7 @@ def test_a_body_that_ends_early_leaves_nothing(tmp_path):
         assert list((tmp_path / "state" / "incoming").iterdir()) == []
 
 
-def test_slow_callers_hold_nothing_for_long_and_nobody_up(tmp_path):
+def test_slow_callers_are_cut_and_delay_no_other_caller(tmp_path):
     rest = RestSettings(port=0, request_s=1.0, max_connections=4)
     with running(settings(tmp_path / "state", rest=rest)) as rig:
         port = rig.service.ports["rest"]

@@ -413,7 +413,7 @@ def test_what_waits_when_the_model_changes_is_scored_once_by_the_new_one(tmp_pat
         assert rig.settled(again["job"])["status"] == "done"
 
 
-def test_an_image_somebody_removed_is_answered_too(tmp_path):
+def test_an_image_removed_by_a_user_gets_an_answer_too(tmp_path):
     with running(settings(tmp_path), work=False) as rig:
         job = rig.post(image())[1]["job"]
     (tmp_path / "incoming" / (job + ".img")).unlink()
@@ -549,7 +549,7 @@ def test_a_hot_board_rests_between_images_and_a_critical_one_stops(tmp_path):
         assert "pneumonia_throttled 1.0" in text
 
 
-def test_power_of_the_rails_is_told_and_a_lost_rail_is_no_zero(tmp_path):
+def test_power_of_the_rails_is_shown_and_a_lost_rail_is_not_zero(tmp_path):
     files = iio_tree(tmp_path / "board")
     with running(settings(tmp_path / "state"), work=False) as rig:
         rig.service.monitor = PowerMonitor(str(tmp_path / "board"))
@@ -599,7 +599,7 @@ def test_what_other_parts_say_is_json_too(own_handlers, capsys):
     assert (line["event"], line["text"]) == ("note", "TensorRT is left out: why")
 
 
-def test_the_engine_is_told_and_a_slow_one_is_warned_of(tmp_path, caplog, monkeypatch):
+def test_the_engine_is_named_and_a_slow_one_is_warned_of(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logs.LOGGER, "propagate", True)
     with running(settings(tmp_path / "a")) as rig:
         text = rig.request("GET", "/metrics")[1].decode()
