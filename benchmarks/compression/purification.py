@@ -24,7 +24,7 @@ from benchmarks.compression.training import Images, accuracy, read_images
 from benchmarks.reporting import argument_parser
 from pneumonia.compression.compact.coupling import ChannelGraph, close_units
 from pneumonia.compression.compact.masks import masked_tensors
-from pneumonia.compression.prune.purify import live_masks, purify
+from pneumonia.compression.prune.purify import purify
 from pneumonia.compression.sets.network_set import reads
 from pneumonia.compression.sets.units import Columns
 from pneumonia.network.module import Network
@@ -49,9 +49,9 @@ def without_unit(
     graph: ChannelGraph, masks: dict[str, Tensor], unit: int
 ) -> tuple[dict[str, Tensor], int]:
     """Masks without a filter and what it leads to, and the weights that go."""
-    live = graph.live_units_of({n: m.reshape(len(m), -1).any(1) for n, m in masks.items()})
+    live = graph.live_units_of(masks)
     live[unit] = False
-    found = live_masks(graph, masks, close_units(graph, reads(masks), live))
+    found = graph.live_part(masks, close_units(graph, reads(masks), live))
     return found, sum(int((masks[n] & ~found[n]).sum()) for n in masks)
 
 

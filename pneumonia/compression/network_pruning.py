@@ -13,8 +13,8 @@ from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import (
     ChannelGraph,
     UnitGroup,
+    refuse_unmatched,
     select_layers,
-    unmatched_pattern,
 )
 from pneumonia.compression.compact.equality import check_compacted
 from pneumonia.compression.compact.masks import tensor_masks
@@ -73,11 +73,9 @@ class NetworkPruning(OwnLoop):
         self.graph = ChannelGraph(network.spec)
         chosen = select_layers(network.spec, layers)
         known = ", ".join(layer.name for layer in network.spec.weighted())
-        unmatched = unmatched_pattern(network.spec, [*layers, *(limits or {})])
-        if unmatched is not None and chosen:
-            raise PruneError(
-                "Pattern matches no layer", expected=f"globs of {known}", found=repr(unmatched)
-            )
+        if chosen:
+            patterns = {"layers": layers, "limits": limits or {}}
+            refuse_unmatched(network.spec, patterns, PruneError)
         numeric = all(isinstance(x, numbers.Real) for x in (rate, *(limits or {}).values()))
         valid = numeric and rate > 1 and all(x >= 1 for x in (limits or {}).values())
         if not chosen or not valid:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from pneumonia.network.module import needed_layers
 from pneumonia.runtime.detection.heads import class_outputs
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.layers import GlobalAvgPool, Linear
@@ -51,11 +52,7 @@ def without_class_outputs(
     if not auxiliary:
         return spec, dict(tensors)
     outputs = tuple(name for name in spec.outputs if name not in auxiliary)
-    needed, layers = set(outputs), []
-    for layer in reversed(spec.layers):
-        if layer.name in needed:
-            needed.update(layer.inputs)
-            layers.append(layer)
-    lost = {layer.name for layer in spec.layers} - needed
-    kept = {k: v for k, v in tensors.items() if k.rpartition(".")[0] not in lost}
-    return spec._replace(layers=tuple(reversed(layers)), outputs=outputs), kept
+    needed = needed_layers(spec.layers, outputs)
+    layers = tuple(layer for layer in spec.layers if layer.name in needed)
+    kept = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] in needed}
+    return spec._replace(layers=layers, outputs=outputs), kept

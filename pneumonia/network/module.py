@@ -5,7 +5,7 @@ Parameters keep float32; autocast (bf16) and `channels_last` are the caller's ch
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -149,6 +149,25 @@ def _opaque_module(layer: Opaque, modules: Mapping[str, nn.Module]) -> nn.Module
             where=f"layer {layer.name!r}",
         )
     return modules[layer.module]
+
+
+def needed_layers(
+    layers: Iterable[Layer], outputs: Iterable[str], cut: tuple[str, str] = ("", "")
+) -> set[str]:
+    """Names of the layers that some output needs, when one edge (reader, input) is cut."""
+    by_name = {layer.name: layer for layer in layers}
+    found: set[str] = set()
+    waiting = list(outputs)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name == INPUT:
+            continue
+        found.add(name)
+        layer = by_name[name]
+        waiting += [source for source in layer.inputs if (name, source) != cut]
+        if isinstance(layer, Reuse):
+            waiting.append(layer.layer)
+    return found
 
 
 def check_tensors(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> None:

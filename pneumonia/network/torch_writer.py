@@ -8,8 +8,9 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from pneumonia.network.module import Network
+from pneumonia.network.torch_import import layouts
 from pneumonia.network.torch_import.imported import ImportedNetwork
-from pneumonia.network.torch_import.layouts import Dim, in_order, map_dims, size_of
+from pneumonia.network.torch_import.layouts import Dim, map_dims, size_of
 from pneumonia.runtime.model.layers import LEAKY_SLOPE, Shape
 from pneumonia.runtime.model.spec import INPUT, output_shape
 
@@ -111,26 +112,18 @@ class GraphWriter:
         """(N, C, H, W) from a value that lies as `dims` says."""
         if tuple(dims) == map_dims(size_of(dims[0]), shape, 4):
             return node
-        flat = [factor for dim in dims for factor in dim]
-        order = in_order(dims)
-        if flat != order:
-            sizes = [-1 if factor.axis == "n" else factor.size for factor in flat]
-            split = self.method("reshape", node, *sizes)
-            node = self.method("permute", split, *(flat.index(factor) for factor in order))
-        return self.method("reshape", node, -1, *shape)
+        return self._recorded(layouts.from_layout, node, dims, shape)
 
     def laid_out(self, node: fx.Node, dims: Sequence[Dim], shape: Shape) -> fx.Node:
         """A value (N, C, H, W) laid out as `dims` says."""
         if tuple(dims) == map_dims(size_of(dims[0]), shape, 4):
             return node
-        order, flat = in_order(dims), [factor for dim in dims for factor in dim]
-        if order != flat:
-            sizes = [-1 if factor.axis == "n" else factor.size for factor in order]
-            split = self.method("reshape", node, *sizes)
-            node = self.method("permute", split, *(order.index(factor) for factor in flat))
-        batch = [any(factor.axis == "n" for factor in dim) for dim in dims]
-        out = [-1 if here else size_of(dim) for here, dim in zip(batch, dims, strict=True)]
-        return self.method("reshape", node, *out)
+        return self._recorded(layouts.laid_out, node, dims)
+
+    def _recorded(self, function: Callable[..., Any], node: fx.Node, *args: Any) -> fx.Node:
+        """The nodes of what a function does with a tensor."""
+        made: fx.Node = function(fx.Proxy(node), *args).node
+        return made
 
     def finish(self) -> None:
         """Add the output, in the structure of the original."""

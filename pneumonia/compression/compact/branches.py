@@ -11,7 +11,8 @@ import torch
 
 from pneumonia.compression.compact.constants import ConstantChannels, find_constants
 from pneumonia.compression.compact.coupling import ChannelGraph
-from pneumonia.runtime.model.layers import Layer, Reuse, Shape, Shortcut
+from pneumonia.network.module import needed_layers
+from pneumonia.runtime.model.layers import Layer, Shape, Shortcut
 from pneumonia.runtime.model.ops import weight_shape
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec, tensor_shapes
 
@@ -35,13 +36,18 @@ def residual_branches(graph: ChannelGraph) -> list[Branch]:
     Branches that add to an output or to the image stay, since their biases are not removed.
     """
     spec = graph.spec
+    needed = needed_layers(spec.layers, spec.outputs)
     found: list[tuple[int, int, Branch]] = []
     for place, layer in enumerate(spec.layers):
         if not isinstance(layer, Shortcut) or bool(
             graph.protected[graph.unit_out[layer.name]].any()
         ):
             continue
-        alone = [_needed_by_one(spec, layer, name) for name in layer.inputs]
+        # of every input: layers that it alone needs
+        alone = [
+            needed - needed_layers(spec.layers, spec.outputs, (layer.name, name))
+            for name in layer.inputs
+        ]
         sizes = [_weights(spec, names) for names in alone]
         skip = sizes.index(min(sizes))
         begins = ({layer.inputs[skip]}, _entries(spec, alone[skip]))
@@ -87,7 +93,7 @@ def drop_zero_branches(spec: NetworkSpec, constants: Mapping[str, ConstantChanne
     if not dropped:
         return spec
     smaller = spec._replace(layers=tuple(layers))
-    needed = _needed(smaller)
+    needed = needed_layers(smaller.layers, smaller.outputs)
     return smaller._replace(layers=tuple(x for x in smaller.layers if x.name in needed))
 
 
@@ -123,28 +129,6 @@ def _passes_on(spec: NetworkSpec, layer: Shortcut, source: str) -> bool:
         return True
     before = getattr(spec.executed(spec.layer(source)), "activation", "linear")
     return layer.activation in IDEMPOTENT and before == layer.activation
-
-
-def _needed(spec: NetworkSpec, cut: tuple[str, str] = ("", "")) -> set[str]:
-    """Layers that some output needs, when one edge (reader, input) is cut."""
-    by_name = {layer.name: layer for layer in spec.layers}
-    found: set[str] = set()
-    waiting = list(spec.outputs)
-    while waiting:
-        name = waiting.pop()
-        if name in found or name == INPUT:
-            continue
-        found.add(name)
-        layer = by_name[name]
-        waiting += [source for source in layer.inputs if (name, source) != cut]
-        if isinstance(layer, Reuse):
-            waiting.append(layer.layer)
-    return found
-
-
-def _needed_by_one(spec: NetworkSpec, layer: Shortcut, source: str) -> set[str]:
-    """Layers that only this input of the sum needs."""
-    return _needed(spec) - _needed(spec, (layer.name, source))
 
 
 def _entries(spec: NetworkSpec, names: Collection[str]) -> set[str]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.compact.tracing import ChannelTracer
+from pneumonia.runtime.errors import PneumoniaError
 from pneumonia.runtime.model.layers import Conv, Linear, Weighted
 from pneumonia.runtime.model.ops import weight_shape
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec
@@ -120,18 +121,26 @@ class ChannelGraph:
             return torch.ones(layer.in_channels // layer.groups, dtype=torch.bool)
         return live[self.unit_in[name]]
 
-    def live_units_of(self, row_masks: Mapping[str, Tensor]) -> Tensor:
+    def live_units_of(self, masks: Mapping[str, Tensor]) -> Tensor:
         """Units with a kept filter in any layer; units of layers not given are live.
 
         Args:
-            row_masks: Layer -> kept filters, bool (O,).
+            masks: Layer -> places that may be non-zero, bool (O, ...).
         """
         live = self.protected.clone()
         for layer in self.spec.weighted():
-            units = self.unit_out[layer.name]
-            kept = row_masks.get(layer.name)
-            live[units if kept is None else units[kept]] = True
+            units, mask = self.unit_out[layer.name], masks.get(layer.name)
+            live[units if mask is None else units[kept_rows(mask)]] = True
         return live
+
+    def live_part(self, masks: Mapping[str, Tensor], live: Tensor) -> dict[str, Tensor]:
+        """Masks without the filters and input channels of units that are not live."""
+        found = {}
+        for name, mask in masks.items():
+            ones = [1] * (mask.dim() - 2)
+            rows = self.live_rows(live, name).reshape(-1, 1, *ones)
+            found[name] = mask & rows & self.live_channels(live, name).reshape(1, -1, *ones)
+        return found
 
     def reached(self, read: Mapping[str, Tensor], live: Tensor) -> Tensor:
         """Live units from which some path of live filters leads to an output: bool (n_units,).
@@ -171,6 +180,11 @@ class ChannelGraph:
         return live
 
 
+def kept_rows(mask: Tensor) -> Tensor:
+    """Filters that have a place in a mask (O, ...): bool (O,)."""
+    return mask.reshape(mask.shape[0], -1).any(1)
+
+
 def is_grouped(layer: Weighted) -> bool:
     """Whether the layer's filters read only their group: it has no units but those it reads."""
     return isinstance(layer, Conv) and layer.groups > 1
@@ -194,9 +208,23 @@ def select_layers(spec: NetworkSpec, patterns: Sequence[str]) -> list[str]:
     ]
 
 
-def unmatched_pattern(spec: NetworkSpec, patterns: Sequence[str]) -> str | None:
-    """The first glob that matches no convolution or fully connected layer; None if all do."""
-    return next((glob for glob in patterns if not select_layers(spec, [glob])), None)
+def refuse_unmatched(
+    spec: NetworkSpec, patterns: Mapping[str, Collection[str]], error: type[PneumoniaError]
+) -> None:
+    """Raise the error for the first glob that matches no layer, with the names of all layers.
+
+    Args:
+        patterns: Setting -> its globs.
+    """
+    for setting, globs in patterns.items():
+        for glob in globs:
+            if not select_layers(spec, [glob]):
+                raise error(
+                    "Pattern matches no layer",
+                    expected="globs of " + ", ".join(layer.name for layer in spec.weighted()),
+                    found=repr(glob),
+                    where=setting,
+                )
 
 
 def prunable(component: UnitGroup, graph: ChannelGraph, selected: Collection[str]) -> bool:

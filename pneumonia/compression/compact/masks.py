@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pneumonia.compression.compact.coupling import ChannelGraph
+from pneumonia.compression.compact.coupling import ChannelGraph, kept_rows
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.layers import Constant, Norm
 from pneumonia.runtime.model.ops import parts_of
@@ -34,13 +34,11 @@ def tensor_masks(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, 
     found = {}
     for layer, mask in masks.items():
         found[f"{layer}.weight"] = mask
-        rows = mask.reshape(mask.shape[0], -1).any(1) | graph.protected[graph.unit_out[layer]]
+        rows = kept_rows(mask) | graph.protected[graph.unit_out[layer]]
         found.update(
             {f"{layer}.{part}": rows for part in EMITTING_PARTS if f"{layer}.{part}" in names}
         )
-    live = graph.live_units_of(
-        {layer: mask.reshape(mask.shape[0], -1).any(1) for layer, mask in masks.items()}
-    )
+    live = graph.live_units_of(masks)
     for other in graph.spec.layers:
         if isinstance(other, (Norm, Constant)):
             kept = live[graph.unit_out[other.name]]

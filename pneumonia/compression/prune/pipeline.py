@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pneumonia.compression.compact.compaction import compact, zeros_outside
-from pneumonia.compression.compact.coupling import ChannelGraph, select_layers, unmatched_pattern
+from pneumonia.compression.compact.coupling import ChannelGraph, refuse_unmatched, select_layers
 from pneumonia.compression.compact.equality import check_compacted
 from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.compact.storage_choice import smallest_storage
@@ -110,21 +110,12 @@ def selected_layers(spec: NetworkSpec, recipe: PruneRecipe) -> list[str]:
     Raises:
         PruneError: A pattern matches no layer, or none is left.
     """
-    every = [layer.name for layer in spec.weighted()]
-    for field, patterns in (
-        ("layers.include", recipe.layers.include),
-        ("layers.exclude", recipe.layers.exclude),
-        ("rates.limits", tuple(recipe.rates.limits)),
-    ):
-        pattern = unmatched_pattern(spec, patterns)
-        if pattern is not None:
-            raise PruneError(
-                "Pattern matches no layer",
-                expected=f"a glob of {every[0]} ... {every[-1]} ({len(every)} layers)",
-                found=repr(pattern),
-                where=field,
-                fix="`pneumonia inspect RUN` lists the layers",
-            )
+    patterns = {
+        "layers.include": recipe.layers.include,
+        "layers.exclude": recipe.layers.exclude,
+        "rates.limits": recipe.rates.limits,
+    }
+    refuse_unmatched(spec, patterns, PruneError)
     included = select_layers(spec, recipe.layers.include)
     excluded = set(select_layers(spec, recipe.layers.exclude))
     selected = [name for name in included if name not in excluded]

@@ -123,21 +123,11 @@ def purified_masks(
         name: masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()
     }
     present = {name: torch.where(full[name], w, torch.zeros(())) for name, w in weights.items()}
-    before = graph.live_units_of({n: m.reshape(m.shape[0], -1).any(1) for n, m in full.items()})
+    before = graph.live_units_of(full)
     weak = weak_units(graph, present, thresholds, multiplier)
     live = graph.keep_one(before & ~weak, before)
     live = close_units(graph, reads(full), live)
-    return live_masks(graph, full, live), int((before & ~live).sum())
-
-
-def live_masks(graph: ChannelGraph, masks: Mapping[str, Tensor], live: Tensor) -> dict[str, Tensor]:
-    """Masks without the filters and input channels of units that are not live, bool (n_units,)."""
-    found = {}
-    for name, mask in masks.items():
-        ones = [1] * (mask.dim() - 2)
-        rows = graph.live_rows(live, name).reshape(-1, 1, *ones)
-        found[name] = mask & rows & graph.live_channels(live, name).reshape(1, -1, *ones)
-    return found
+    return graph.live_part(full, live), int((before & ~live).sum())
 
 
 def purify(

@@ -55,7 +55,8 @@ def round_filters(task: RoundingTask, masks: Mapping[str, Tensor]) -> Masks:
     hopeless: set[int] = set()
     for number in range(MAX_ROUNDS if task.multiple > 1 else 0):
         live = live_units(graph, masks)
-        _clear(graph, masks, live)
+        # Rows and channels of dead units go, but never a layer's last weight.
+        masks |= {n: kept for n, kept in graph.live_part(masks, live).items() if kept.any()}
         changed = False
         for part in reversed(parts):  # what is dropped or revived changes what lies before it
             alive = part.units[live[part.units]]
@@ -78,17 +79,6 @@ def round_filters(task: RoundingTask, masks: Mapping[str, Tensor]) -> Masks:
         if not changed:
             break
     return masks
-
-
-def _clear(graph: ChannelGraph, masks: Masks, live: Tensor) -> None:
-    """Take rows and channels of dead units out of the masks, but never a layer's last weight."""
-    for name, mask in masks.items():
-        rows, channels = graph.live_rows(live, name), graph.live_channels(live, name)
-        kept = mask & (rows[:, None] & channels[None, :]).reshape(
-            len(rows), len(channels), *[1] * (mask.ndim - 2)
-        )
-        if bool(kept.any()):
-            masks[name] = kept
 
 
 def _energies(task: RoundingTask, part: UnitGroup, masks: Mapping[str, Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pneumonia.compression.compact.coupling import select_layers, unmatched_pattern
+from pneumonia.compression.compact.coupling import refuse_unmatched, select_layers
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.compression.quantize.recipe import QuantizeRecipe, levels_of
 from pneumonia.compression.quantize.stage import on_levels, quantize_stage
@@ -81,15 +81,8 @@ def quantized_names(spec: NetworkSpec, recipe: QuantizeRecipe) -> list[str]:
     Raises:
         ConfigError: A glob matches none, or none is left; the message names all layers.
     """
-    for field, globs in (("layers", recipe.layers), ("exclude", recipe.exclude)):
-        glob = unmatched_pattern(spec, globs)
-        if glob is not None:
-            raise ConfigError(
-                "Pattern matches no layer",
-                expected="globs of " + ", ".join(layer.name for layer in spec.weighted()),
-                found=repr(glob),
-                where=field,
-            )
+    patterns = {"layers": recipe.layers, "exclude": recipe.exclude}
+    refuse_unmatched(spec, patterns, ConfigError)
     excluded = set(select_layers(spec, recipe.exclude))
     names = [name for name in select_layers(spec, recipe.layers) if name not in excluded]
     if not names:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pneumonia.compression.compact.coupling import ChannelGraph, close_units
+from pneumonia.compression.compact.coupling import ChannelGraph, close_units, kept_rows
 from pneumonia.compression.sets.columns import (
     ColumnRule,
     choose_columns,
@@ -65,7 +65,7 @@ class NetworkSet:
         else:
             for component in self.components:  # only masks are kept: a copy of all weights less
                 masks.update({n: p.mask for n, p in component.project(v, near).items()})
-        live = self.graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
+        live = self.graph.live_units_of(masks)
         return {
             name: masked(v[name], self._restrict(name, v[name], mask, live))
             for name, mask in masks.items()
@@ -89,9 +89,7 @@ class NetworkSet:
             Masks of the set's layers; every layer keeps at least one filter and one column.
         """
         masks, others = dict(masks), others or {}
-        live = self.graph.live_units_of(
-            {name: _rows(mask) for name, mask in {**others, **masks}.items()}
-        )
+        live = self.graph.live_units_of({**others, **masks})
         while True:
             closed = close_units(self.graph, reads({**others, **masks}), live)
             masks = {
@@ -104,8 +102,8 @@ class NetworkSet:
     def _restrict(self, name: str, v: Tensor, mask: Tensor, live: Tensor) -> Tensor:
         """The mask without dead units' rows and channels; columns chosen again among the rest."""
         channels = self.graph.live_channels(live, name)
-        rows = self.graph.live_rows(live, name) & _rows(mask)
-        if not bool(rows.any()) or (bool(channels.all()) and torch.equal(rows, _rows(mask))):
+        rows = self.graph.live_rows(live, name) & kept_rows(mask)
+        if not bool(rows.any()) or (bool(channels.all()) and torch.equal(rows, kept_rows(mask))):
             return mask  # nothing changes, or the layer would be emptied
         columns = channels.repeat_interleave(v[0, 0].numel())
         rule = self.rules[name]
@@ -132,8 +130,7 @@ def live_units(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> Tensor:
     Args:
         masks: Layer -> bool mask of its weight; a layer not given keeps all its weights.
     """
-    live = graph.live_units_of({name: _rows(mask) for name, mask in masks.items()})
-    return close_units(graph, reads(masks), live)
+    return close_units(graph, reads(masks), graph.live_units_of(masks))
 
 
 def without_dead_paths(
@@ -145,13 +142,7 @@ def without_dead_paths(
         masks: Layer -> bool mask of its weight.
         others: Masks of further layers, whose dead paths count.
     """
-    live = live_units(graph, {**(others or {}), **masks})
-    settled = {}
-    for name, mask in masks.items():
-        ones = [1] * (mask.dim() - 2)
-        rows = graph.live_rows(live, name).reshape(-1, 1, *ones)
-        settled[name] = mask & rows & graph.live_channels(live, name).reshape(1, -1, *ones)
-    return settled
+    return graph.live_part(masks, live_units(graph, {**(others or {}), **masks}))
 
 
 def realised_weights(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, int]:
@@ -170,7 +161,3 @@ def realised_weights(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[s
             kernel_size = math.prod(weight_shape(layer)[2:])
             counts[layer.name] = int(rows.sum()) * int(channels.sum()) * kernel_size
     return counts
-
-
-def _rows(mask: Tensor) -> Tensor:
-    return mask.reshape(mask.shape[0], -1).any(1)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from pneumonia.network.module import needed_layers
 from pneumonia.runtime.model.layers import (
     LEAKY_SLOPE,
     Activation,
@@ -41,7 +42,8 @@ def fuse(
         tensors: Named after the layers.
         outputs: Layers whose values leave the network.
     """
-    left = _reaching(layers, outputs)
+    needed = needed_layers(layers.values(), outputs)
+    left = {name: layer for name, layer in layers.items() if name in needed}
     kept_tensors = {k: t for k, t in tensors.items() if k.rpartition(".")[0] in left}
     repeated = {layer.layer for layer in left.values() if isinstance(layer, Reuse)}
     fused = FusedLayers((), kept_tensors, {}, set(), {})
@@ -94,18 +96,3 @@ def _replace(
             fused.now[old] = source
     fused.now[name] = source
     fused.hidden.add(source)
-
-
-def _reaching(layers: Mapping[str, Layer], outputs: set[str]) -> dict[str, Layer]:
-    """Layers that some output needs, in execution order."""
-    needed = set(outputs)
-    for name, layer in reversed(list(layers.items())):
-        if name in needed:
-            needed.update(layer.inputs)
-            if isinstance(layer, Reuse):
-                needed.add(layer.layer)
-    # the repeated layer itself may have inputs that nothing else needs
-    for name, layer in reversed(list(layers.items())):
-        if name in needed:
-            needed.update(layer.inputs)
-    return {name: layer for name, layer in layers.items() if name in needed}

@@ -124,19 +124,20 @@ def in_order(dims: Sequence[Dim]) -> list[AxisFactor]:
 
 def laid_out(value: Tensor, dims: Sequence[Dim]) -> Tensor:
     """(N, C, H, W) as the torch tensor of a view; the batch may have another size."""
-    order = in_order(dims)
-    sizes = [-1 if factor.axis == "n" else factor.size for factor in order]
-    split = value.reshape(sizes if any(f.axis == "n" for f in order) else [*sizes])
-    places = [order.index(factor) for dim in dims for factor in dim]
+    order, flat = in_order(dims), [factor for dim in dims for factor in dim]
     out = [-1 if any(f.axis == "n" for f in dim) else size_of(dim) for dim in dims]
-    return split.permute(places).reshape(out)
+    return _reordered(value, order, flat).reshape(out)
 
 
 def from_layout(value: Tensor, dims: Sequence[Dim], shape: Shape) -> Tensor:
     """The inverse of `laid_out`: a torch tensor of a view as (N, C, H, W)."""
-    order = in_order(dims)
     flat = [factor for dim in dims for factor in dim]
-    sizes = [-1 if factor.axis == "n" else factor.size for factor in flat]
-    return (
-        value.reshape(sizes).permute([flat.index(factor) for factor in order]).reshape(-1, *shape)
-    )
+    return _reordered(value, flat, in_order(dims)).reshape(-1, *shape)
+
+
+def _reordered(value: Tensor, factors: list[AxisFactor], wanted: list[AxisFactor]) -> Tensor:
+    """A value of these factors as one with a dimension for each, in another order."""
+    if factors == wanted:
+        return value
+    sizes = [-1 if factor.axis == "n" else factor.size for factor in factors]
+    return value.reshape(sizes).permute([factors.index(factor) for factor in wanted])

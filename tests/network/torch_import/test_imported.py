@@ -350,7 +350,7 @@ class Branching(nn.Module):
     ("part", "reason"),
     [
         (BiasedAttention(), r"op add: attention weights with a mask or bias .*'1' \(Biased"),
-        (Branching(), r"cannot trace .*'1' \(Branching\), test_torch_import.py line \d+"),
+        (Branching(), r"cannot trace .*'1' \(Branching\), test_imported.py line \d+"),
         (nn.LogSigmoid(), r"op log_sigmoid: an op without a rule \(in module '1'"),
     ],
 )
