@@ -45,7 +45,7 @@ def write_kernels(network: Network, path: str | Path, target: str = NATIVE) -> K
     Args:
         network: Of `from_torch` (for example pruned and compacted), or any other of this package.
         path: The shared library to write.
-        target: See `pneumonia kernels --help`; `native` is this machine.
+        target: `native` (this machine) or a name that `pneumonia kernels --help` lists.
 
     Raises:
         ExportError: Layers have no kernel (they are named), or the outputs differ.

@@ -88,7 +88,7 @@ def check_onnx(
     Args:
         spec: The network before folding, so that folding is part of what is proved.
         batch: Images of the graph's input.
-        further_ops: See `check_format`.
+        further_ops: Ops that TensorRT 8.2 need not take.
 
     Raises:
         ExportError: Wrong format, or an output that differs by more than TOLERANCE.

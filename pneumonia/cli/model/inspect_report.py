@@ -22,7 +22,7 @@ def write_report(model: Path, against: Path | None, out: Path, n_chips: int, sig
             its own network with every layer dense.
         out: Folder of the page.
         n_chips: 0 = none.
-        sigma: See `compression.quantize.mismatch.simulate_chips`.
+        sigma: Standard deviation of a programmed level, in steps between levels.
 
     Returns:
         The page.

@@ -31,7 +31,7 @@ class OwnLoop:
         weights: By name; changed in place.
         splits: The sets that ADMM pulls the weights to.
         rho: First penalty, > 0.
-        kept: See `Admm`.
+        kept: Whether the penalty holds the weights that a set keeps; `free` is for sparse sets.
         settings: What the plan was made with, as JSON values; a state of other settings is refused.
 
     Attributes:

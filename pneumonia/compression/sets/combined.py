@@ -284,8 +284,8 @@ class Combined:
         n_filters: Filters kept.
         n_columns: Columns kept in each group.
         group_size: Consecutive *kept* filters that share their columns; 0 = all.
-        budget: See `ColumnRule`.
-        n_random_starts: See `TiedFilters`.
+        budget: `group`: n_columns in every group; `layer`: as many, wherever they are worth most.
+        n_random_starts: Random starts of the search, besides those by energy.
     """
 
     def __init__(

@@ -237,7 +237,7 @@ class PatternConnectivity:
             group_size is 1.
         codes: Pattern set; empty = connectivity alone.
         group_size: Filters that share channels and patterns; 1 = free, 0 = all filters.
-        spread: See `choose_kernels`.
+        spread: `layer`: kernels where they are worth most; `balanced`: equally many per group.
     """
 
     def __init__(

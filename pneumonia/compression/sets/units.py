@@ -145,7 +145,7 @@ class Columns:
     Args:
         n_keep: Columns kept per group.
         group_size: Filters that share their columns; 0 = the whole layer.
-        budget: See `ColumnRule`.
+        budget: `group`: n_keep in every group; `layer`: as many, wherever they are worth most.
     """
 
     def __init__(self, n_keep: int, group_size: int = 0, budget: Budget = "group") -> None:

@@ -52,7 +52,7 @@ class ImportedNetwork(Network):
     """A network that takes and returns what the original torch module did.
 
     Attributes:
-        interface: See TorchInterface.
+        interface: What the original module takes and returns.
     """
 
     def __init__(
