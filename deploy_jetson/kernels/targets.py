@@ -291,16 +291,11 @@ def runs_here(target: Target) -> bool:
     return runs_on(target, read_processor())
 
 
-def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Flags the kernel reports for this CPU; empty when the file is missing."""
-    return read_processor(str(cpuinfo)).features
-
-
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def cpu_name() -> str:
     """A short name of this CPU, part of the tuning cache's key."""
     fields: dict[str, str] = {}
     try:
-        for line in cpuinfo.read_text(encoding="ascii", errors="replace").splitlines():
+        for line in Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines():
             key, _, value = line.partition(":")
             fields.setdefault(key.strip(), value.strip())
     except OSError:

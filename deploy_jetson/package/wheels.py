@@ -1,6 +1,5 @@
 """The Python wheels of the board: pinned versions, SHA-256 hashes, download by pip."""
 
-import hashlib
 import subprocess
 import sys
 import zipfile
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from deploy_jetson.package.boards import BoardSystem
 from pneumonia.runtime.errors import ConfigError, OutputError
+from pneumonia.runtime.storage.bundle import file_sha256
 
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64", "any")
 FETCH_SECONDS = 600
@@ -24,7 +24,7 @@ def requirements(folder: Path, board: BoardSystem) -> str:
         name, version = path.name.split("-")[:2]
         if not zipfile.is_zipfile(path):
             raise ConfigError("Not a wheel", found=path.name, where=str(folder))
-        found[f"{name}=={version}".lower().replace("_", "-")] = _sha256(path)
+        found[f"{name}=={version}".lower().replace("_", "-")] = file_sha256(str(path))
     lines = []
     for pinned in board.pinned:
         if pinned.lower() not in found:
@@ -36,10 +36,6 @@ def requirements(folder: Path, board: BoardSystem) -> str:
     if found:
         raise ConfigError("Wheel is not on the list", found=min(found), where=str(folder))
     return "".join(lines)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fetch_wheels(folder: Path, board: BoardSystem) -> None:

@@ -137,11 +137,9 @@ class InferenceError(DeviceError):
 
 
 @contextmanager
-def os_errors_as(
-    kind: Type[PneumoniaError], what: str, where: object, fix: Optional[str] = None
-) -> Iterator[None]:
+def os_errors_as(kind: Type[PneumoniaError], what: str, where: object) -> Iterator[None]:
     """Raise `kind` in place of an OSError of the block, with the system's reason as `found`."""
     try:
         yield
     except OSError as error:
-        raise kind(what, found=error.strerror or str(error), where=str(where), fix=fix) from None
+        raise kind(what, found=error.strerror or str(error), where=str(where)) from None

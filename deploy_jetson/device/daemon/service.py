@@ -26,6 +26,7 @@ from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
 from deploy_jetson.device.daemon.work.worker import JobWorker
 from deploy_jetson.device.exit_codes import INTERRUPTED
+from pneumonia.runtime.addresses import address_text
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 from pneumonia.runtime.image.read_limits import ReadLimits
@@ -77,7 +78,7 @@ class DaemonService:
         self.journal, self._rebuild = open_journal(self.spool)
         self.decoder = (make_decoder or make_child)(config, self._beat)
         store = JobStore(config, self.spool, self.journal, self.metrics)
-        self.worker = JobWorker(store, self.model, self.decoder, self._alive)
+        self.worker = JobWorker(store, self.model, self.decoder, self._notifier.alive)
         self.intake = ImageIntake(store, self.model.facts.model_hash, self.worker.wake)
         self.governor = ThermalGovernor(config.thermal)
         self.monitor = PowerMonitor()
@@ -244,9 +245,6 @@ class DaemonService:
     def _beat(self) -> None:
         self.worker.beat()
 
-    def _alive(self) -> None:
-        self._notifier.alive()
-
     def is_alive(self) -> bool:
         """Whether the worker's loop is running."""
         return time.monotonic() - self.worker.pulse < STALE_S
@@ -334,7 +332,7 @@ def _tls(part: Any) -> Optional[ssl.SSLContext]:
 
 def _address_error(section: str, host: str, port: int, error: OSError) -> ConfigError:
     return DaemonConfigError(
-        "Cannot listen on {}:{}".format(host, port), found=error.strerror or str(error),
+        "Cannot listen on " + address_text(host, port), found=error.strerror or str(error),
         where="[{}]".format(section), fix="Is another daemon running? Choose another port",
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ The second lets predictions and exact tests run the very protocol that measures.
 """
 
 import time
-from typing import Callable, List, Optional
+from typing import Callable, Optional
 
 
 class MonotonicClock:
@@ -25,32 +25,30 @@ class VirtualClock(MonotonicClock):
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
-        self._interval: Optional[float] = None
+        self._interval = 0.0
         self._next = start
-        self._calls: List[Callable[[], None]] = []
+        self._call: Optional[Callable[[], object]] = None
 
     def now(self) -> float:
         """Seconds."""
         return self._now
 
-    def every(self, interval_s: float, call: Callable[[], None]) -> None:
+    def every(self, interval_s: float, call: Callable[[], object]) -> None:
         """Call `call` immediately and again every `interval_s` seconds."""
         self._interval = interval_s
-        self._calls = [call]
+        self._call = call
         self._next = self._now
         self.sleep(0.0)
 
     def stop(self) -> None:
         """Cancel the periodic callback."""
-        self._interval = None
-        self._calls = []
+        self._call = None
 
     def sleep(self, seconds: float) -> None:
-        """Advance the clock, running every callback that falls due on the way."""
+        """Advance the clock, calling back whenever that falls due on the way."""
         end = self._now + max(0.0, seconds)
-        while self._interval is not None and self._next <= end:
+        while self._call is not None and self._next <= end:
             self._now = max(self._now, self._next)
             self._next += self._interval
-            for call in self._calls:
-                call()
+            self._call()
         self._now = end

@@ -31,11 +31,8 @@ def _by_name(
 ) -> Optional[PowerSensor]:
     if name.startswith(REPLAY):
         return ReplaySensor(read_series(name[len(REPLAY) :]), clock)
-    if name == "ina3221-iio":
-        channels = iio_channels(root)
-        return Ina3221Sensor(name, channels) if channels else None
-    if name == "ina3221-hwmon":
-        channels = hwmon_channels(root)
+    if name in ("ina3221-iio", "ina3221-hwmon"):
+        channels = iio_channels(root) if name == "ina3221-iio" else hwmon_channels(root)
         return Ina3221Sensor(name, channels) if channels else None
     if name == "rapl":
         return RaplSensor(root) if rapl_zones(root) else None

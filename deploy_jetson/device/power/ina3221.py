@@ -7,7 +7,7 @@ mainline hwmon driver, millivolts and milliamperes. Numbers of devices move: eve
 import errno
 import glob
 import os
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 from deploy_jetson.device.power.sensor import (
     MILLIWATT,
@@ -34,57 +34,47 @@ class RailChannel(NamedTuple):
     paths: Tuple[str, ...]
 
 
-def _unique(name: str, chip: str, taken: Dict[str, RailChannel]) -> str:
-    """Make a repeated rail name unique, so that two rails are never merged."""
-    return name if name not in taken else "{}@{}".format(name, chip)
-
-
 def _chip_of(path: str) -> str:
     """The I2C address in a path, for example `0-0041`."""
     return path.split("/ina3221")[1].split("/")[1]
 
 
+def _channels(labels: Iterable[Tuple[str, str]], kinds: Tuple[str, ...]) -> List[RailChannel]:
+    """The connected channels whose files exist.
+
+    Args:
+        labels: (path of the file with the rail's name, number of the channel).
+        kinds: Names of a channel's files, with `{}` for its number.
+    """
+    found: Dict[str, RailChannel] = {}
+    for label, number in labels:
+        name = read_text(label)
+        paths = tuple(os.path.join(os.path.dirname(label), kind.format(number)) for kind in kinds)
+        if name is None or name in UNCONNECTED or not all(map(os.path.exists, paths)):
+            continue
+        chip = _chip_of(label)
+        if name in found:  # two rails of one name are never merged
+            name = "{}@{}".format(name, chip)
+        source = "{} channel {}".format(chip, number)
+        found[name] = RailChannel(PowerRail(name, MILLIWATT, scope_of(name), source), paths)
+    return list(found.values())
+
+
 def iio_channels(root: str) -> List[RailChannel]:
     """Channels of NVIDIA's IIO driver."""
-    found: Dict[str, RailChannel] = {}
-    labels = sorted(glob.glob(os.path.join(root, IIO)) + glob.glob(os.path.join(root, IIO_OLD)))
-    seen = set()
-    for label in labels:
-        real = os.path.realpath(label)
-        name = read_text(label)
-        if name is None or name in UNCONNECTED or real in seen:
-            continue
-        seen.add(real)
-        folder, number = os.path.dirname(label), label.rsplit("_", 1)[1]
-        power = os.path.join(folder, "in_power{}_input".format(number))
-        if not os.path.exists(power):
-            continue
-        unique = _unique(name, _chip_of(label), found)
-        source = "{} channel {}".format(_chip_of(label), number)
-        rail = PowerRail(unique, MILLIWATT, scope_of(unique), source)
-        found[unique] = RailChannel(rail, (power,))
-    return list(found.values())
+    paths = sorted(glob.glob(os.path.join(root, IIO)) + glob.glob(os.path.join(root, IIO_OLD)))
+    # the first of several paths to one file
+    labels = {os.path.realpath(path): path for path in reversed(paths)}
+    numbered = [(path, path.rsplit("_", 1)[1]) for path in sorted(labels.values())]
+    return _channels(numbered, ("in_power{}_input",))
 
 
 def hwmon_channels(root: str) -> List[RailChannel]:
     """Channels of the mainline driver."""
-    found: Dict[str, RailChannel] = {}
-    for label in sorted(glob.glob(os.path.join(root, HWMON))):
-        number = os.path.basename(label)[2:].split("_")[0]
-        name = read_text(label)
-        if name is None or name in UNCONNECTED or number not in HWMON_CHANNELS:
-            continue
-        folder = os.path.dirname(label)
-        paths = tuple(
-            os.path.join(folder, kind.format(number)) for kind in ("in{}_input", "curr{}_input")
-        )
-        if not all(os.path.exists(path) for path in paths):
-            continue
-        unique = _unique(name, _chip_of(label), found)
-        source = "{} channel {}".format(_chip_of(label), number)
-        rail = PowerRail(unique, MILLIWATT, scope_of(unique), source)
-        found[unique] = RailChannel(rail, paths)
-    return list(found.values())
+    paths = sorted(glob.glob(os.path.join(root, HWMON)))
+    numbered = [(path, os.path.basename(path)[2:].split("_")[0]) for path in paths]
+    rails = [(path, number) for path, number in numbered if number in HWMON_CHANNELS]
+    return _channels(rails, ("in{}_input", "curr{}_input"))
 
 
 class _File:

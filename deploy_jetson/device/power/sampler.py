@@ -83,10 +83,7 @@ class VirtualSampler(PowerSampler):
 
     def start(self) -> None:
         """Begin."""
-        self.clock.every(self.interval_s, self._due)
-
-    def _due(self) -> None:
-        self.tick()
+        self.clock.every(self.interval_s, self.tick)
 
     def stop(self) -> PowerSamples:
         """End."""

@@ -34,6 +34,12 @@ class WindowSpread(NamedTuple):
     high: Optional[float]
 
 
+def resampled_medians(values: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Medians (RESAMPLES,) of values (n,) drawn with replacement."""
+    picks = random.randint(0, len(values), (RESAMPLES, len(values)))
+    return np.asarray(np.median(values[picks], axis=1))
+
+
 def spread(values: List[float]) -> Optional[WindowSpread]:
     """Median of windows with its interval; None without a window."""
     if not values:
@@ -41,9 +47,7 @@ def spread(values: List[float]) -> Optional[WindowSpread]:
     array = np.array(values, dtype=np.float64)
     low = high = None
     if len(array) >= MIN_WINDOWS:
-        random = np.random.RandomState(SEED)
-        picks = random.randint(0, len(array), (RESAMPLES, len(array)))
-        medians = np.median(array[picks], axis=1)
+        medians = resampled_medians(array, np.random.RandomState(SEED))
         low, high = (float(value) for value in np.percentile(medians, [2.5, 97.5]))
     return WindowSpread(float(np.median(array)), float(array.min()), float(array.max()), low, high)
 

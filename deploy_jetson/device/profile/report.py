@@ -43,9 +43,11 @@ th.words,td.words{text-align:left}.wide{overflow-x:auto}
 
 def number(value: Optional[float]) -> str:
     """A figure, or a dash where there is none."""
-    if value is None:
-        return "–"
-    return short_number(value)
+    return "–" if value is None else short_number(value)
+
+
+def _milli(value: Optional[float]) -> Optional[float]:
+    return None if value is None else value * 1e3
 
 
 def _interval(record: Optional[Dict[str, Any]]) -> str:
@@ -92,22 +94,20 @@ def _headline(runs: List[Dict[str, Any]]) -> str:
     rows = []
     for entry in runs:
         about, found = entry["about"], entry["figures"]
-        total, latency = found["total"], found["latency_ms"]
+        total, latency = found["total"] or {}, found["latency_ms"] or {}
         rows.append(
             [
                 about["bundle"]["label"],
                 about["engine"],
                 _mode_name(about).replace(" ", "\u00a0"),
-                number(latency["p50"] if latency else None),
-                number(latency["p90"] if latency else None),
-                number(latency["p99"] if latency else None),
-                _interval(total["gross_j_per_inference"]) if total else "–",
-                _interval(total["net_j_per_inference"]) if total else "–",
-                number(total["gross_j_per_image"] * 1e3)
-                if total and total["gross_j_per_image"] is not None
-                else "–",
-                number(total["mean_w"]) if total else "–",
-                number(total["idle_w"]) if total else "–",
+                number(latency.get("p50")),
+                number(latency.get("p90")),
+                number(latency.get("p99")),
+                _interval(total.get("gross_j_per_inference")),
+                _interval(total.get("net_j_per_inference")),
+                number(_milli(total.get("gross_j_per_image"))),
+                number(total.get("mean_w")),
+                number(total.get("idle_w")),
                 " / ".join(dict.fromkeys([about["latency_basis"], about["power_basis"]])),
                 str(len(found["flags"])),
             ]
@@ -138,13 +138,7 @@ def _gross(entry: Dict[str, Any]) -> Optional[ChartBar]:
     record = total["gross_j_per_inference"] if total else None
     if record is None:
         return None
-    low, high = record["low"], record["high"]
-    return ChartBar(
-        "",
-        record["median"] * 1e3,
-        low * 1e3 if low is not None else None,
-        high * 1e3 if high is not None else None,
-    )
+    return ChartBar("", record["median"] * 1e3, _milli(record["low"]), _milli(record["high"]))
 
 
 def _grouped(
@@ -157,10 +151,6 @@ def _grouped(
             name = str(label(entry["about"]))
             groups.setdefault(str(group(entry["about"])), []).append(bar._replace(label=name))
     return list(groups.items())
-
-
-def _labels(groups: List[Tuple[str, List[ChartBar]]]) -> List[str]:
-    return list({bar.label: 0 for _, group in groups for bar in group})
 
 
 def _label(about: Dict[str, Any]) -> str:
@@ -195,8 +185,9 @@ def _comparison(runs: List[Dict[str, Any]]) -> str:
 def _chart(title: str, groups: List[Tuple[str, List[ChartBar]]]) -> str:
     if not groups:
         return ""
+    labels = list(dict.fromkeys(bar.label for _, group in groups for bar in group))
     return "<h2>{}</h2>{}<p>{}</p>".format(
-        html.escape(title), bars(title, "mJ gross", groups), legend(_labels(groups))
+        html.escape(title), bars(title, "mJ gross", groups), legend(labels)
     )
 
 

@@ -10,9 +10,8 @@ HEADER = ("run", "p50 ms", "p99 ms", "gross mJ", "net mJ", "busy W", "idle W", "
 MAX_REMARKS = 20
 
 
-def _milli(total: Optional[Dict[str, Any]], key: str) -> str:
-    record = total[key] if total else None
-    return number(record["median"] * 1e3) if record else "–"
+def _median_mj(record: Optional[Dict[str, Any]]) -> str:
+    return number(record["median"] * 1e3 if record else None)
 
 
 def headline(
@@ -22,17 +21,17 @@ def headline(
     rows: List[Sequence[str]] = []
     for entry in document["runs"]:
         about, found = entry["about"], entry["figures"]
-        total, latency = found["total"], found["latency_ms"]
+        total, latency = found["total"] or {}, found["latency_ms"] or {}
         bases = {about["latency_basis"], about["power_basis"]}
         rows.append(
             (
                 entry["folder"].split("/", 1)[-1],
-                number(latency["p50"]) if latency else "–",
-                number(latency["p99"]) if latency else "–",
-                _milli(total, "gross_j_per_inference"),
-                _milli(total, "net_j_per_inference"),
-                number(total["mean_w"]) if total else "–",
-                number(total["idle_w"]) if total else "–",
+                number(latency.get("p50")),
+                number(latency.get("p99")),
+                _median_mj(total.get("gross_j_per_inference")),
+                _median_mj(total.get("net_j_per_inference")),
+                number(total.get("mean_w")),
+                number(total.get("idle_w")),
                 "/".join(sorted(bases)),
                 str(len(found["flags"])),
             )

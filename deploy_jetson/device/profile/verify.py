@@ -17,7 +17,7 @@ from deploy_jetson.device.estimate.calibration import (
     MeasuredVersusPredicted,
     fit,
 )
-from deploy_jetson.device.profile.figures import RESAMPLES, SEED, figures
+from deploy_jetson.device.profile.figures import MIN_WINDOWS, SEED, figures, resampled_medians
 from deploy_jetson.device.profile.recording import (
     IDLE_AFTER,
     IDLE_BEFORE,
@@ -265,12 +265,11 @@ def ratio_of(first: List[float], second: List[float], name: str) -> EnergyRatio:
     """
     ours, theirs = np.array(first), np.array(second)
     ratio = float(np.median(ours) / np.median(theirs))
-    if min(len(ours), len(theirs)) < 3:
+    if min(len(ours), len(theirs)) < MIN_WINDOWS:
         return EnergyRatio(name, ratio, None, None, NO_DIFFERENCE)
     random = np.random.RandomState(SEED)
-    above = np.median(ours[random.randint(0, len(ours), (RESAMPLES, len(ours)))], axis=1)
-    below = np.median(theirs[random.randint(0, len(theirs), (RESAMPLES, len(theirs)))], axis=1)
-    low, high = (float(value) for value in np.percentile(above / below, [2.5, 97.5]))
+    ratios = resampled_medians(ours, random) / resampled_medians(theirs, random)
+    low, high = (float(value) for value in np.percentile(ratios, [2.5, 97.5]))
     verdict = "less" if high < 1 else "more" if low > 1 else NO_DIFFERENCE
     return EnergyRatio(name, ratio, low, high, verdict)
 

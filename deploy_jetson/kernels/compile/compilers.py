@@ -72,16 +72,14 @@ def find_compiler(target: Target) -> Compiler:
     )
 
 
-def compile_object(
-    folder: Path, source: str, target: Target, compiler: Compiler, extra: Sequence[str] = ()
-) -> None:
+def compile_object(folder: Path, source: str, target: Target, compiler: Compiler) -> None:
     """Compile one source file of a folder to the object file beside it.
 
     Raises:
         ExportError: The compiler fails; shows its first error line.
     """
     run_compiler(
-        [*compiler.command, *compiler.flags(target), *WARNINGS, *extra, "-fPIC",
+        [*compiler.command, *compiler.flags(target), *WARNINGS, "-fPIC",
          "-fvisibility=hidden", "-c", source, "-o", object_name(source)],
         folder,
     )  # fmt: skip
@@ -97,9 +95,7 @@ def source_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix in (".c", ".S"))
 
 
-def link_library(
-    folder: Path, library: Path, target: Target, compiler: Compiler, extra: Sequence[str] = ()
-) -> None:
+def link_library(folder: Path, library: Path, target: Target, compiler: Compiler) -> None:
     """Link the object files of a folder's sources to a shared library.
 
     Raises:
@@ -107,23 +103,21 @@ def link_library(
     """
     objects = [object_name(source) for source in source_files(folder)]
     run_compiler(
-        [*compiler.command, *compiler.flags(target), *extra, "-shared",
+        [*compiler.command, *compiler.flags(target), "-shared",
          "-Wl,-soname," + library.name, *objects, "-o", str(library.resolve()),
          *compiler.thread_flags(target)],
         folder,
     )  # fmt: skip
 
 
-def compile_library(
-    folder: Path, library: Path, target: Target, compiler: Compiler, extra: Sequence[str] = ()
-) -> None:
+def compile_library(folder: Path, library: Path, target: Target, compiler: Compiler) -> None:
     """Compile the sources in a folder (C files, weights.S, weights.bin) to a shared library.
 
     Raises:
         ExportError: The compiler or the linker fails.
     """
-    compile_objects(folder, source_files(folder), target, compiler, extra)
-    link_library(folder, library, target, compiler, extra)
+    compile_objects(folder, source_files(folder), target, compiler)
+    link_library(folder, library, target, compiler)
 
 
 def compile_objects(
@@ -131,14 +125,10 @@ def compile_objects(
     sources: Sequence[str],
     target: Target,
     compiler: Compiler,
-    extra: Sequence[str] = (),
 ) -> None:
     """Compile source files, as many at once as there are CPUs; see `compile_object`."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = [
-            pool.submit(compile_object, folder, source, target, compiler, extra)
-            for source in sources
-        ]
+        jobs = [pool.submit(compile_object, folder, source, target, compiler) for source in sources]
         for job in jobs:
             job.result()
 

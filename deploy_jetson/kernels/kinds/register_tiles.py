@@ -1,11 +1,41 @@
 """Register tiles: how many pixels and vectors of filters one inner loop computes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from deploy_jetson.kernels.targets import Target
 
 MAX_PIXELS = 14
 MAX_VECTORS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileVariant:
+    """A kernel with one register tile, which covers rows of pixels and writes some formats."""
+
+    # pixels, vectors: register tile
+    pixels: int
+    vectors: int
+    narrow: bool = True  # rows also need tiles of one pixel less
+    # suffix of the arithmetic's types and functions in engine.h: real, or i8x2 and i8x4 for sums of
+    # 2 or 4 products of whole numbers
+    number: str = "real"
+    formats: tuple[str, ...] = ("real",)  # of its output, see `ConvolutionStep`
+
+    @property
+    def ends(self) -> str:
+        """Of C names: whether rows need no narrower tile."""
+        return "" if self.narrow else "_even"
+
+    @property
+    def suffix(self) -> str:
+        """Of C names: the formats, unless they are `real` alone."""
+        return "" if self.formats == ("real",) else "_to_" + "_".join(self.formats)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Pixels of its tiles, the widest first."""
+        return (self.pixels, self.pixels - 1) if self.narrow else (self.pixels,)
 
 
 def register_tiles(target: Target, width: int, blocks: int) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy_jetson.kernels.plan.c_values import CValue, blocked
-from deploy_jetson.kernels.plan.steps import StepRecord, activation
+from deploy_jetson.kernels.plan.steps import CopyStep, StepRecord, activation
 from deploy_jetson.kernels.plan.tensors import (
     Buffer,
     ChannelVectors,
@@ -79,22 +79,8 @@ class OutputStep:
 
 
 @dataclass(eq=False)
-class GatherStep:
-    """Copies scattered channels into a buffer of their own."""
-
-    name: str
-    view: ChannelView
-    out: Buffer
-
-    @property
-    def reads(self) -> tuple[Buffer, ...]:
-        """The scattered buffers."""
-        return self.view.buffers
-
-    @property
-    def writes(self) -> tuple[Buffer, ...]:
-        """The tensor."""
-        return (self.out,)
+class GatherStep(CopyStep):
+    """Copies scattered channels into blocks of their own."""
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from deploy_jetson.kernels.plan.c_values import CValue, blocked
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem, Weights
@@ -82,6 +82,25 @@ def activation(name: str) -> dict[str, CValue]:
 
 
 @dataclass(eq=False)
+class CopyStep:
+    """What the steps share that copy channels into a buffer of their own."""
+
+    name: str  # layer name
+    view: ChannelView  # the channels
+    out: Buffer
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        """The buffers of the channels."""
+        return self.view.buffers
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The copy."""
+        return (self.out,)
+
+
+@dataclass(eq=False)
 class ConvolutionStep:
     """What the steps of all convolution kernels share."""
 
@@ -95,6 +114,7 @@ class ConvolutionStep:
     # the output as whole numbers, where an int8 convolution reads it
     rounding: Rounding | None = None
     real: bool = True  # whether the output is also written as float vectors in `out`
+    may_round: ClassVar[bool] = False  # whether its kernel can write whole numbers
 
     @property
     def name(self) -> str:
@@ -117,11 +137,6 @@ class ConvolutionStep:
         """Of the output, as the templates name them."""
         words = (self.rounding.format,) if self.rounding else ()
         return (REAL, *words) if self.real else words
-
-    @property
-    def may_round(self) -> bool:
-        """Whether its kernel can write whole numbers."""
-        return False
 
     @property
     def needs_real(self) -> bool:

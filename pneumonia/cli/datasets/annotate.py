@@ -12,6 +12,7 @@ import click
 from pneumonia.cli.datasets.reports import load_vocabulary
 from pneumonia.cli.options import FOLDER, PRESENT, PRESENT_FILE, Number, collected
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next
+from pneumonia.runtime.addresses import address_text
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError
 from pneumonia.runtime.plurals import counted
 
@@ -108,8 +109,8 @@ def command(
         with progress_bar("read studies") as progress:
             project = open_project(sources, base, decide, progress=progress)
         scheme = "https" if address.secure else "http"
-        shown = f"[{address.host}]" if ":" in address.host else address.host
-        _show(project, f"{scheme}://{shown}:{listener.getsockname()[1]}", annotators)
+        shown = address_text(address.host, listener.getsockname()[1])
+        _show(project, f"{scheme}://{shown}", annotators)
         _serve(project, listener, address)
     click.echo("stopped; everything is saved")
     if (work / "dataset").is_dir():
@@ -154,7 +155,7 @@ def _listen(address: ServerAddress) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            "Cannot listen", found=error.strerror or str(error), where=f"{host}:{port}",
+            "Cannot listen", found=error.strerror or str(error), where=address_text(host, port),
             fix="Choose another --port",
         ) from None  # fmt: skip
     return listener

@@ -7,7 +7,7 @@ with `L.scales` where filters have scales; see `runtime.storage.value_codes`. In
 layout's names.
 """
 
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -19,13 +19,16 @@ from pneumonia.runtime.storage.fkw import SUFFIXES as FKW_SUFFIXES
 from pneumonia.runtime.storage.fkw import decode_fkw, encode_fkw
 from pneumonia.runtime.storage.sparse_layouts import LAYOUTS, Arrays, LayoutError, SparseLayout
 
-# suffixes, pack, unpack, measure: the fields of `runtime.storage.StorageFormat`
-Parts = Tuple[
-    Tuple[str, ...],
-    Callable[[Weighted, np.ndarray], Arrays],
-    Callable[[Weighted, Arrays], np.ndarray],
-    Callable[[np.ndarray, int], StorageSpec],
-]
+
+class StorageFormat(NamedTuple):
+    """One storage format."""
+
+    suffixes: Tuple[str, ...]  # the tensors that store the weight, named `L.<suffix>`
+    pack: Callable[[Weighted, np.ndarray], Arrays]  # (layer, dense weight) -> tensors by suffix
+    # (layer, tensors by suffix) -> dense weight of the layer's shape
+    unpack: Callable[[Weighted, Arrays], np.ndarray]
+    # (dense weight, group_size) -> the StorageSpec that describes it
+    measure: Callable[[np.ndarray, int], StorageSpec]
 
 
 def _all_places(matrix: np.ndarray) -> Tuple[np.ndarray, Arrays]:
@@ -58,9 +61,9 @@ class _Packer:
         self.layout = layout
         self.coding = coding
 
-    def parts(self) -> Parts:
+    def format(self) -> StorageFormat:
         own = ("weight",) if self.coding is None else value_codes.CODINGS[self.coding]
-        return own + self.layout.suffixes, self.pack, self.unpack, self.measure
+        return StorageFormat(own + self.layout.suffixes, self.pack, self.unpack, self.measure)
 
     def encode(self, weight: np.ndarray) -> Tuple[int, int, Arrays]:
         """Stored values, bits of one, and all tensors of a weight."""
@@ -125,8 +128,8 @@ def _stored_bytes(encoded: Tuple[int, int, Arrays]) -> int:
     return sum(array.nbytes for array in encoded[2].values())
 
 
-def sparse_formats() -> Dict[str, Parts]:
-    """Name -> the parts of its StorageFormat."""
+def sparse_formats() -> Dict[str, StorageFormat]:
+    """The formats of all layouts and codings, by name."""
     layouts = {**LAYOUTS, "fkw": FKW}
     packers = [_Packer(name, layout, None) for name, layout in layouts.items()]
     for coding in value_codes.CODINGS:
@@ -134,4 +137,4 @@ def sparse_formats() -> Dict[str, Parts]:
         packers += [
             _Packer(name + "-" + coding, layout, coding) for name, layout in layouts.items()
         ]
-    return {packer.name: packer.parts() for packer in packers}
+    return {packer.name: packer.format() for packer in packers}

@@ -14,7 +14,7 @@ all). A group keeps the columns in which any of its filters is not zero:
 Other sparse layouts and quantized values: `runtime.storage.formats`.
 """
 
-from typing import AbstractSet, Callable, Dict, List, Mapping, NamedTuple, Tuple
+from typing import AbstractSet, Dict, List, Mapping, Tuple
 
 import numpy as np
 
@@ -22,20 +22,9 @@ from pneumonia.runtime.errors import ArtefactError, SpecError
 from pneumonia.runtime.model.layers import StorageSpec, Weighted
 from pneumonia.runtime.model.ops import weight_shape
 from pneumonia.runtime.model.spec import NetworkSpec, tensor_shapes
-from pneumonia.runtime.storage.formats import sparse_formats
+from pneumonia.runtime.storage.formats import StorageFormat, sparse_formats
 
 Tensors = Dict[str, np.ndarray]
-
-
-class StorageFormat(NamedTuple):
-    """One storage format."""
-
-    suffixes: Tuple[str, ...]  # the tensors that store the weight, named `L.<suffix>`
-    pack: Callable[[Weighted, np.ndarray], Tensors]  # (layer, dense weight) -> tensors by suffix
-    # (layer, tensors by suffix) -> dense weight of the layer's shape
-    unpack: Callable[[Weighted, Tensors], np.ndarray]
-    # (dense weight, group_size) -> the StorageSpec that describes it
-    measure: Callable[[np.ndarray, int], StorageSpec]
 
 
 def filter_groups(n_filters: int, group_size: int) -> List[Tuple[int, int]]:
@@ -139,7 +128,7 @@ FORMATS = {
         _measure_columns,
     ),
 }
-FORMATS.update((name, StorageFormat(*parts)) for name, parts in sparse_formats().items())
+FORMATS.update(sparse_formats())
 
 
 # --- layers and networks ------------------------------------------------------------------------

@@ -135,14 +135,12 @@ def shortest_run_bits(runs: np.ndarray, value_bits: int) -> int:
     return 1 + int(np.argmin(sizes))
 
 
-def encode_relative(
-    matrix: np.ndarray, run_bits: int = 0, value_bits: int = 32
-) -> Tuple[np.ndarray, Arrays]:
-    """Values with fillers, and the run before each; run_bits 0 = the smallest for value_bits."""
+def encode_relative(matrix: np.ndarray, run_bits: int = 0) -> Tuple[np.ndarray, Arrays]:
+    """Values with fillers, and the run before each; run_bits 0 = the smallest for float32."""
     flat = matrix.ravel()
     places = np.flatnonzero(flat)
     runs = np.diff(np.concatenate([[-1], places])) - 1
-    bits = run_bits or shortest_run_bits(runs, value_bits)
+    bits = run_bits or shortest_run_bits(runs, 32)
     # A run of r zeros takes r >> bits fillers, each standing for 2**bits zeros (itself the last).
     fillers = runs >> bits
     ends = np.cumsum(fillers + 1) - 1

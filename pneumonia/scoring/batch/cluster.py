@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pneumonia.runtime.addresses import split_address
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.child.archives import member_file
 from pneumonia.runtime.detection.detector import Detector
@@ -85,12 +86,12 @@ def ray_scorer(address: str) -> Iterator[Scorer]:
 
 def _check_reachable(address: str) -> None:
     """Fail early when the cluster does not answer; Ray itself waits for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:  # `auto`: Ray knows where to look
+    place = split_address(address.removeprefix("ray://"))
+    if place is None:  # `auto`, or a host alone: Ray knows the port
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
+        socket.create_connection(place, CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that cannot be a name
         raise DeviceError(
             "Ray cluster cannot be reached", found=type(error).__name__, where=address
         ) from None

@@ -14,6 +14,20 @@ PENDING, SUCCESS = (0xFF00, 0xFF01), 0x0000
 ATTEMPTS = 3
 
 
+def query_identifier(level: str, attributes: dict[str, str]) -> Dataset:
+    """The identifier of a C-FIND, C-GET or C-MOVE request.
+
+    Args:
+        level: STUDY, SERIES or IMAGE.
+        attributes: Matching keys, and return keys with empty values.
+    """
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = level
+    for keyword, value in attributes.items():
+        setattr(identifier, keyword, value)
+    return identifier
+
+
 class FindAssociation:
     """Queries of a PACS over one association; made by `open`.
 
@@ -46,16 +60,12 @@ class FindAssociation:
         """All answers to a query.
 
         Args:
-            level: STUDY, SERIES or IMAGE.
-            asked: Matching keys, and return keys with empty values.
+            level, asked: As `query_identifier`.
 
         Raises:
             DataError: The PACS does not answer, or answers are lost.
         """
-        identifier = Dataset()
-        identifier.QueryRetrieveLevel = level
-        for keyword, value in asked.items():
-            setattr(identifier, keyword, value)
+        identifier = query_identifier(level, asked)
         for _ in range(ATTEMPTS):
             self._n_arrived = 0
             answers, n_responses = self._ask(identifier)

@@ -122,16 +122,11 @@ class DicomwebInput:
 
     def query(self, settings: ScoreSettings) -> list[FoundFile]:
         """The instances of all studies that match, by their UIDs; and studies that do not match."""
-        images: dict[str, RemoteImage] = {}
         found = FoundStudies()
         for asked in self.wanted.each():
             answers = self._search("/studies", asked)
             found.add(asked, [_named(answer, STUDY_ANSWER) for answer in answers])
-        for uid in sorted(found.studies):
-            for image in self._images(uid, found):
-                images.setdefault(image.relative, image)
-        entries = [images[name].entry(settings.rules) for name in sorted(images)]
-        return entries + found.refused(images)
+        return found.entries(lambda uid: self._images(uid, found), settings.rules)
 
     def _images(self, study: str, found: FoundStudies) -> Iterator[RemoteImage]:
         for series in self._search(f"/studies/{study}/series", {"includefield": BODY_PART}):

@@ -19,7 +19,7 @@ from pneumonia.runtime.progress import Progress
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.inputs import IsDone
-from pneumonia.scoring.inputs.c_find import FindAssociation
+from pneumonia.scoring.inputs.c_find import FindAssociation, query_identifier
 from pneumonia.scoring.inputs.object_uids import object_uids
 from pneumonia.scoring.inputs.query import (
     SERIES_ANSWER,
@@ -68,28 +68,18 @@ class PacsInput:
 
     def query(self, settings: ScoreSettings) -> list[FoundFile]:
         """The instances of all studies that match, by their UIDs; and studies that do not match."""
-        images: dict[str, RemoteImage] = {}
         found = FoundStudies()
         with FindAssociation.open(self.peer, self.own_title) as pacs:
             for asked in self.wanted.each():
                 answers = pacs.find("STUDY", {**dict.fromkeys(STUDY_ANSWER, ""), **asked})
                 found.add(asked, [_named(answer, STUDY_ANSWER) for answer in answers])
-            for uid in sorted(found.studies):
-                for image in self._images(pacs, uid, found):
-                    images.setdefault(image.relative, image)
-        entries = [images[name].entry(settings.rules) for name in sorted(images)]
-        return entries + found.refused(images)
+            return found.entries(lambda uid: self._images(pacs, uid, found), settings.rules)
 
     def _images(
         self, pacs: FindAssociation, study: str, found: FoundStudies
     ) -> Iterator[RemoteImage]:
-        asked = {
-            "SeriesInstanceUID": "",
-            "Modality": "",
-            "BodyPartExamined": "",
-            "SeriesDescription": "",
-        }
-        for series in pacs.find("SERIES", {"StudyInstanceUID": study, **asked}):
+        asked = ("SeriesInstanceUID", "Modality", "BodyPartExamined", "SeriesDescription")
+        for series in pacs.find("SERIES", {"StudyInstanceUID": study, **dict.fromkeys(asked, "")}):
             uid = first_text(series, "SeriesInstanceUID")
             if not found.is_series_of(study, _named(series, SERIES_ANSWER)):
                 continue
@@ -146,7 +136,7 @@ class PacsInput:
                 asked = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
                 receiver.series = name
                 try:
-                    answers[name] = ask(_series_identifier(asked))
+                    answers[name] = ask(query_identifier("SERIES", asked))
                 except DataError:
                     answers[name] = "no association"
                 receiver.check()
@@ -267,14 +257,6 @@ class _Receiver:
         """Raise the error that occurred in the storing thread."""
         if self._error is not None:
             raise self._error
-
-
-def _series_identifier(attributes: dict[str, str]) -> Dataset:
-    identifier = Dataset()
-    identifier.QueryRetrieveLevel = "SERIES"
-    for keyword, value in attributes.items():
-        setattr(identifier, keyword, value)
-    return identifier
 
 
 def _series_of(entry: FoundFile) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,6 +162,20 @@ class FoundStudies:
         if is_uid(stated):
             self.other_series.add(f"{stated}/{series}")
         return False
+
+    def entries(
+        self, images_of: Callable[[str], Iterable["RemoteImage"]], rules: SelectionRules
+    ) -> list[FoundFile]:
+        """The images of all studies, by their UIDs, then studies and series not asked for.
+
+        Args:
+            images_of: Study Instance UID -> its images; asks the server.
+        """
+        images: dict[str, RemoteImage] = {}
+        for uid in sorted(self.studies):
+            for image in images_of(uid):
+                images.setdefault(image.relative, image)
+        return [images[name].entry(rules) for name in sorted(images)] + self.refused(images)
 
     def refused(self, images: Iterable[str]) -> list[FoundFile]:
         """An entry for each study or series that was not asked for.

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pneumonia.runtime.addresses import address_text, split_address
 from pneumonia.runtime.errors import ConfigError, DataError
 
 OWN_TITLE = "PNEUMONIA"
 CONNECT_SECONDS, ANSWER_SECONDS = 15, 60
-# without brackets the last group of an IPv6 address would be taken for the port
-_HOST = re.compile(r"\[(?P<ipv6>[^\[\]]*:[^\[\]]*)\]|(?P<name>[^\[\]:\s]+)")
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]{0,15}")
 
 
@@ -25,8 +24,7 @@ class Peer:
     port: int  # TCP port
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.title}@{host}:{self.port}"
+        return f"{self.title}@{address_text(self.host, self.port)}"
 
 
 def checked_title(text: str) -> str:
@@ -43,17 +41,14 @@ def parse_peer(text: str) -> Peer:
         ConfigError: The text does not have that form.
     """
     title, at, address = text.rpartition("@")
-    host, colon, port = address.rpartition(":")
-    known = _HOST.fullmatch(host)
-    # Python refuses to convert a number of thousands of digits
-    sound = port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536
-    if known is None or not (at and colon and sound):
+    place = split_address(address)
+    if not at or place is None:
         raise ConfigError(
             "Not a DICOM peer",
             expected="TITLE@HOST:PORT, an IPv6 address as [ADDRESS]",
             found=repr(text),
         )
-    return Peer(checked_title(title), known["ipv6"] or known["name"], int(port))
+    return Peer(checked_title(title), *place)
 
 
 @contextmanager

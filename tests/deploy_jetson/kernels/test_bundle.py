@@ -11,13 +11,14 @@ import pytest
 
 from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.kernels.generate import generate_library
-from deploy_jetson.kernels.targets import TARGETS, cpu_features
+from deploy_jetson.kernels.targets import TARGETS
 from pneumonia.cli import run as run_command
 from pneumonia.cli.model import kernels as verb
 from pneumonia.network.zoo import build
 from pneumonia.runtime.detection.detector import DEFAULT_BUNDLE
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
+from pneumonia.runtime.engines.processor import read_processor
 from pneumonia.runtime.engines.thread_count import fitting_threads
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
 from pneumonia.runtime.storage.bundle import load_bundle
@@ -31,7 +32,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "c" / "score_tensor.c"
 
 
 needs_avx2 = pytest.mark.skipif(
-    not shutil.which("gcc") or "avx2" not in cpu_features(), reason="needs gcc and AVX2"
+    not shutil.which("gcc") or "avx2" not in read_processor().features, reason="needs gcc and AVX2"
 )
 
 

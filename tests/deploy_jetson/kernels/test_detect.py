@@ -11,10 +11,11 @@ from PIL import Image
 
 from deploy_jetson.kernels.bundle import add_kernels
 from deploy_jetson.kernels.generate import generate_library
-from deploy_jetson.kernels.targets import TARGETS, cpu_features
+from deploy_jetson.kernels.targets import TARGETS
 from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.engines.kernels import KernelsEngine
+from pneumonia.runtime.engines.processor import read_processor
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.image.preprocess import letterbox
 from pneumonia.runtime.model.layers import Conv, Linear
@@ -32,7 +33,7 @@ from tests.runtime.bundles import brightness_detector, varied_detector, write_bu
 EXAMPLES = Path(__file__).parents[3] / "examples" / "c"
 TARGET = "x86-avx2"
 pytestmark = pytest.mark.skipif(
-    not shutil.which("gcc") or "avx2" not in cpu_features(), reason="needs gcc and AVX2"
+    not shutil.which("gcc") or "avx2" not in read_processor().features, reason="needs gcc and AVX2"
 )
 
 

@@ -1,8 +1,9 @@
 """Choices and variants of the column kernel."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from deploy_jetson.kernels.kinds.register_tiles import register_tiles
+from deploy_jetson.kernels.kinds.register_tiles import TileVariant, register_tiles
 from deploy_jetson.kernels.targets import Target
 
 
@@ -19,19 +20,12 @@ class ColumnsChoice(NamedTuple):
     strip_pixels: int = 0  # pixels of a row that are done for all rows before the next ones; 0: all
 
 
-class ColumnsVariant(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class ColumnsVariant(TileVariant):
     """The column kernel with one register tile."""
 
-    # pixels, vectors: register tile
-    pixels: int
-    vectors: int
     stride: int  # of the convolution
     pixel: int | None  # 32-bit words from an input pixel to the next; None: LANES
-    narrow: bool = True  # rows also need tiles of one pixel less
-    # suffix of the arithmetic's types and functions in engine.h: real, or i8x2 and i8x4 for sums of
-    # 2 or 4 products of whole numbers
-    number: str = "real"
-    formats: tuple[str, ...] = ("real",)  # of its output, see `ConvolutionStep`
 
     @property
     def family(self) -> str:
@@ -52,19 +46,8 @@ class ColumnsVariant(NamedTuple):
     def name(self) -> str:
         """Name of the step function in C."""
         layout = {None: "blocked", 1: "planar"}.get(self.pixel, f"pixel{self.pixel}")
-        ends = "" if self.narrow else "_even"
-        tile = f"{self.pixels}x{self.vectors}"
-        return f"columns_{tile}_stride{self.stride}_{layout}{ends}_{self.number}{self.suffix}"
-
-    @property
-    def suffix(self) -> str:
-        """Of C names: the formats, unless they are `real` alone."""
-        return "" if self.formats == ("real",) else "_to_" + "_".join(self.formats)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Pixels of its tiles, the widest first."""
-        return (self.pixels, self.pixels - 1) if self.narrow else (self.pixels,)
+        tile = f"{self.pixels}x{self.vectors}_stride{self.stride}_{layout}{self.ends}"
+        return f"columns_{tile}_{self.number}{self.suffix}"
 
     @property
     def rows(self) -> str:

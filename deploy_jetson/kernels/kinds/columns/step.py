@@ -1,7 +1,7 @@
 """The step of the column kernel: its lists in the order the C code reads them."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,26 @@ from deploy_jetson.kernels.plan.weight_store import WeightStore
 from deploy_jetson.kernels.targets import Target
 
 
+class _Part(NamedTuple):
+    """Vectors of filters that one kernel computes."""
+
+    first: int
+    blocks: int
+    # pixels, vectors: register tile
+    pixels: int
+    vectors: int
+
+
 @dataclass(eq=False)
 class ColumnsStep(ConvolutionStep):
     """Convolution by lists of kept columns."""
 
     choice: ColumnsChoice = field(default=ColumnsChoice(1, 1, 1))
+    may_round = True
 
     @property
     def number(self) -> str:
-        """Its arithmetic, see `ColumnsVariant`."""
+        """Its arithmetic, see `TileVariant`."""
         return "real"
 
     @property
@@ -38,32 +49,26 @@ class ColumnsStep(ConvolutionStep):
         return 1
 
     @property
-    def may_round(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
     def needs_real(self) -> bool:
         """Where lists are cut into pieces."""
         return self.choice.piece_bytes > 0
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record for the full panels and one for the remaining vectors of filters."""
-        vectors = self.choice.vectors
-        full = self.out.blocks // vectors * vectors
-        parts = [(0, full, self.choice.pixels, vectors)] if full else []
-        if self.out.blocks > full:
-            rest = self.out.blocks - full
-            parts.append((full, rest, tail_pixels(target, self.out.width, rest), rest))
-        records = []
-        for index, (first, blocks, pixels, nv) in enumerate(parts):
-            last = index == len(parts) - 1
-            records.append(self._record(store, target, (first, blocks, pixels, nv), last))
-        return records
+        parts = self._parts(target)
+        return [self._record(store, target, part, part is parts[-1]) for part in parts]
 
-    def _record(
-        self, store: WeightStore, target: Target, part: tuple[int, int, int, int], barrier: bool
-    ) -> StepRecord:
+    def _parts(self, target: Target) -> list[_Part]:
+        """Full panels, and the vectors of filters that they leave over."""
+        vectors = self.choice.vectors
+        rest = self.out.blocks % vectors
+        full = self.out.blocks - rest
+        parts = [_Part(0, full, self.choice.pixels, vectors)] if full else []
+        if rest:
+            parts.append(_Part(full, rest, tail_pixels(target, self.out.width, rest), rest))
+        return parts
+
+    def _record(self, store: WeightStore, target: Target, part: _Part, barrier: bool) -> StepRecord:
         first, blocks, pixels, nv = part
         lanes = target.lanes
         problem = self.problem
@@ -102,7 +107,7 @@ class ColumnsStep(ConvolutionStep):
         return StepRecord(self.name, variant.name, "columns_layer", fields, units, barrier)
 
     def _panels(self, matrix: npt.NDArray[Any], width: int, order: Ints) -> FilterPanels:
-        """See `pack_panels`."""
+        """Kept columns of (O, P) `matrix` in the order given, as this arithmetic packs them."""
         return pack_panels(matrix, width, order)
 
     def _matrix(self) -> npt.NDArray[Any]:
@@ -128,18 +133,14 @@ class ColumnsStep(ConvolutionStep):
 
     def variants(self, target: Target) -> list[Variant]:
         """Kernels its records call."""
-        vectors = self.choice.vectors
-        rest = self.out.blocks % vectors
-        found: list[Variant] = []
-        if self.out.blocks >= vectors:
-            found.append(self._variant(target.lanes, self.choice.pixels, vectors))
-        if rest:
-            pixels = tail_pixels(target, self.out.width, rest)
-            found.append(self._variant(target.lanes, pixels, rest))
-        return found
+        return [
+            self._variant(target.lanes, part.pixels, part.vectors) for part in self._parts(target)
+        ]
 
     def _variant(self, lanes: int, pixels: int, vectors: int) -> ColumnsVariant:
         pixel = None if self.view.pixel == lanes else self.view.pixel
         _, narrow = split_row(self.out.width, pixels)
-        stride = self.problem.stride
-        return ColumnsVariant(pixels, vectors, stride, pixel, narrow > 0, self.number, self.formats)
+        return ColumnsVariant(
+            pixels=pixels, vectors=vectors, stride=self.problem.stride, pixel=pixel,
+            narrow=narrow > 0, number=self.number, formats=self.formats,
+        )  # fmt: skip

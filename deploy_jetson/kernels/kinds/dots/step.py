@@ -151,7 +151,7 @@ class DotsStep(ColumnsStep):
 
     @property
     def number(self) -> str:
-        """Its arithmetic, see `ColumnsVariant`."""
+        """Its arithmetic, see `TileVariant`."""
         return self.words.number + ("by2" if self.turn == 2 else "")
 
     @cached_property

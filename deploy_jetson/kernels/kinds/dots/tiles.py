@@ -65,7 +65,7 @@ class WinogradDotsStep(WinogradStep):
 
     @property
     def number(self) -> str:
-        """Its arithmetic, see `WinogradVariant`."""
+        """Its arithmetic, see `TileVariant`."""
         return self.words.number
 
     def _transformed(self, width: int) -> tuple[npt.NDArray[Any], Ints, Weights]:

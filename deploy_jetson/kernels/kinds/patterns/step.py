@@ -8,11 +8,10 @@ from deploy_jetson.kernels.kinds.register_tiles import split_row
 from deploy_jetson.kernels.plan.c_values import CValue
 from deploy_jetson.kernels.plan.filters import pad_filters
 from deploy_jetson.kernels.plan.layer_problem import LayerProblem
-from deploy_jetson.kernels.plan.steps import ConvolutionStep, StepRecord, Variant
+from deploy_jetson.kernels.plan.steps import ConvolutionStep, CopyStep, StepRecord, Variant
 from deploy_jetson.kernels.plan.tensors import (
     Buffer,
     ChannelVectors,
-    ChannelView,
     arena_offsets,
     int32,
     vectors_of,
@@ -47,26 +46,13 @@ def plane_floats(problem: LayerProblem, pitch: int) -> int:
 
 
 @dataclass(eq=False)
-class PlanesStep:
+class PlanesStep(CopyStep):
     """Writes the input channels as planes."""
 
-    name: str
-    view: ChannelView
-    blocks: ChannelVectors
-    out: Buffer
-    pitch: int
-    pad: int
-    plane: int
-
-    @property
-    def reads(self) -> tuple[Buffer, ...]:
-        """The blocked input."""
-        return self.view.buffers
-
-    @property
-    def writes(self) -> tuple[Buffer, ...]:
-        """The planes."""
-        return (self.out,)
+    blocks: ChannelVectors  # the channels as whole vectors
+    pitch: int  # floats of a planar row
+    pad: int  # rows above and below
+    plane: int  # floats from a plane to the next
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """One record."""
@@ -184,7 +170,7 @@ def list_steps(
     floats = n_planes * plane + 2 * lanes
     planes = Buffer(base.name + " planes", 1, 1, -(-floats // lanes), 0, lanes)
     return (
-        PlanesStep(base.name, base.view, blocks, planes, pitch, pad, plane),
+        PlanesStep(base.name, base.view, planes, blocks, pitch, pad, plane),
         PatternStep(
             **vars(base), choice=choice, planes=planes, blocks=blocks, pitch=pitch,
             patterns=patterns,

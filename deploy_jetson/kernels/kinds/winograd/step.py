@@ -32,23 +32,23 @@ class WinogradStep(ConvolutionStep):
 
     choice: WinogradChoice = field(default=WinogradChoice(2, 1, 1, 1))
     blocks: ChannelVectors = field(default=None)  # type: ignore[assignment]
+    may_round = True
 
     @property
     def number(self) -> str:
-        """Its arithmetic, see `WinogradVariant`."""
+        """Its arithmetic, see `TileVariant`."""
         return "real"
-
-    @property
-    def may_round(self) -> bool:
-        """Yes."""
-        return True
 
     def variants(self, target: Target) -> list[Variant]:
         """Kernels its record calls."""
         choice = self.choice
         _, narrow = split_row(choice.block_tiles, choice.pixels)
-        tile = (choice.out_tile, choice.pixels, choice.vectors)
-        return [WinogradVariant(*tile, narrow > 0, self.number, self.formats)]
+        return [
+            WinogradVariant(
+                out_tile=choice.out_tile, pixels=choice.pixels, vectors=choice.vectors,
+                narrow=narrow > 0, number=self.number, formats=self.formats,
+            )
+        ]  # fmt: skip
 
     def grid(self) -> tuple[int, int]:
         """Tiles down and across."""

@@ -68,7 +68,11 @@ def test_tiles_of_several_vectors_keep_the_pipes_of_arm_busy(name, number):
     if number == "i8x4" and not target.dots:
         pytest.skip(f"{name} has no dot product of int8 values")
     tiles = [(13, 2), (8, 3), (6, 4), (3, 6)]
-    variants = [ColumnsVariant(*tile, 1, None, False, number) for tile in tiles]
+    variants = [
+        ColumnsVariant(pixels=pixels, vectors=vectors, stride=1, pixel=None, narrow=False,
+                       number=number)
+        for pixels, vectors in tiles
+    ]  # fmt: skip
     loops = hot_loops(target, variants)
     assert len(loops) == len(tiles)
     for loop in loops:

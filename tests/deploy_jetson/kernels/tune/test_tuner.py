@@ -7,8 +7,9 @@ import pytest
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.columns.choice import ColumnsChoice
 from deploy_jetson.kernels.kinds.registry import candidates
-from deploy_jetson.kernels.targets import TARGETS, cpu_features
+from deploy_jetson.kernels.targets import TARGETS
 from deploy_jetson.kernels.tune.tuner import TuningCache, shortlist, signature, tune
+from pneumonia.runtime.engines.processor import read_processor
 from tests.deploy_jetson.kernels.networks import (
     keep_columns,
     keep_patterns,
@@ -30,7 +31,7 @@ def test_shortlist_holds_every_kind():
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
-@pytest.mark.skipif("avx2" not in cpu_features(), reason="needs AVX2")
+@pytest.mark.skipif("avx2" not in read_processor().features, reason="needs AVX2")
 def test_tuner_measures_once_and_remembers(tmp_path, monkeypatch):
     from deploy_jetson.kernels.tune import tuner
 
