@@ -5,7 +5,6 @@ The folder's files are described in `docs/architecture.md`; `data_prep.dataset.w
 
 import csv
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from pneumonia.runtime.csv_tables import unescape_name
 from pneumonia.runtime.errors import DataError, os_errors_as
+from pneumonia.runtime.json_files import read_json_object
 from pneumonia.runtime.label_table import CLASSES
 
 SCHEMA = "pneumonia.dataset/1"
@@ -193,18 +193,15 @@ def read_info(folder: Path) -> dict[str, Any]:
         DataError: Missing, not JSON, another schema, incomplete.
     """
     path = folder / "dataset.json"
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise DataError(
             "Not a dataset folder",
             expected="a folder with dataset.json",
             where=str(folder),
             fix="Make one with `pneumonia data import-rsna`, `import-boxes` or `phantom`",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError("Cannot read dataset.json", found=str(error), where=str(path)) from None
-    schema = info.get("schema") if isinstance(info, dict) else None
+        )
+    info = read_json_object(str(path), "dataset.json", DataError)
+    schema = info.get("schema")
     if schema != SCHEMA:
         raise DataError(
             "Dataset has another schema",

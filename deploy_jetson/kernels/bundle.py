@@ -1,6 +1,5 @@
 """Puts the generated library, its sources and a report into a model bundle."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from deploy_jetson.kernels.tune.tuner import tune
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines.kernels import LIBRARY, REPORT
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.json_files import read_json_object
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.storage.bundle import INT8, MANIFEST, Bundle, file_record, load_bundle
 
@@ -125,7 +125,7 @@ def _chooser(
 def _list_files(bundle: Bundle, paths: list[Path]) -> None:
     """Add files to the manifest, so that loading the bundle verifies them."""
     where = Path(bundle.path) / MANIFEST
-    manifest = json.loads(where.read_text(encoding="utf-8"))
+    manifest = read_json_object(str(where), "Manifest")
     for path in paths:
         manifest["files"][path.name] = file_record(str(path))
     write_json(str(where), manifest)

@@ -9,7 +9,6 @@ if it has this hash; anything else is compiled again.
 
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -27,6 +26,7 @@ from deploy_jetson.kernels.targets import Target, native_targets
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import DeviceError, ExportError
+from pneumonia.runtime.json_files import find_json_object
 from pneumonia.runtime.model.spec import tensor_shapes
 from pneumonia.runtime.storage.bundle import Bundle, file_sha256
 
@@ -113,14 +113,13 @@ def _is_intact(library: Path) -> bool:
     """Whether the library is a plain file of this user with the recorded hash."""
     try:
         status = library.lstat()
-        record = json.loads(library.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         return False
+    record = find_json_object(str(library.with_suffix(".json")))
     plain = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
     return (
         plain
         and not status.st_mode & 0o022
-        and isinstance(record, dict)
         and record.get("schema") == SCHEMA
         and record.get("sha256") == file_sha256(str(library))
     )
@@ -197,11 +196,8 @@ def _fastest(paths: Sequence[Path]) -> Path:
 
 def _raise_known_failure(failure: Path, compiler: str) -> None:
     """Raise the recorded error of an earlier failed compilation instead of compiling again."""
-    try:
-        record = json.loads(failure.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if isinstance(record, dict) and record.get("compiler") == compiler:
+    record = find_json_object(str(failure))
+    if record.get("compiler") == compiler:
         raise DeviceError(
             "The compiler could not compile these kernels before",
             found=str(record.get("reason"))[:200],

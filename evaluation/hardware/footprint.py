@@ -1,12 +1,11 @@
 """Parameters, multiply-accumulates and file size of a stored model."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.json_files import find_json_object
 from pneumonia.runtime.model.spec import STATISTICS, NetworkSpec, positions, tensor_shapes
 from pneumonia.runtime.model.spec_json import parse_spec
 
@@ -80,7 +79,7 @@ def read_footprint(folder: str | Path) -> Footprint:
     """
     spec, weights = open_weights(folder)
     parameters, macs = count(spec)
-    manifest = _manifest(Path(folder) / "manifest.json")
+    manifest = find_json_object(str(Path(folder) / "manifest.json"))
     measured = manifest.get("measured")
     measured = measured if isinstance(measured, dict) else {}
     return Footprint(
@@ -92,11 +91,3 @@ def read_footprint(folder: str | Path) -> Footprint:
         model_hash=manifest.get("model_hash"),
         note=str(measured.get("note", "")),
     )
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

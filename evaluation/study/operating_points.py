@@ -5,7 +5,6 @@ score >= t are shown.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from evaluation.metrics.rsna import RsnaTable, rsna_table
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.class_mix import RSNA_MIX, ClassMix, class_strata, mix_weights, why_no_mix
 from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.json_files import read_json_object
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 from pneumonia.runtime.storage.bundle import OPERATING_POINTS
 
@@ -254,13 +254,8 @@ def read_points(path: str | Path) -> tuple[dict[str, OperatingPoint], dict[str, 
         ArtefactError: Not readable, or a threshold that is not a number in 0..1.
     """
     file = points_file(path) or Path(path)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtefactError(
-            "Operating points cannot be read", found=type(error).__name__, where=str(file)
-        ) from None
-    points = content.get("points") if isinstance(content, dict) else None
+    content = read_json_object(str(file), "File of operating points")
+    points = content.get("points")
     if not isinstance(points, dict):
         raise ArtefactError("No operating points", expected="'points'", where=str(file))
     return {name: _parse(record, f"{file}, point {name!r}") for name, record in points.items()}, (

@@ -1,6 +1,5 @@
 """What `evaluate` and `compare` read: predictions, labels, facts, subsets, frozen thresholds."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from evaluation.study.labels import RSNA_FRAME, read_labels
 from evaluation.study.operating_points import OperatingPoint, read_platt, read_points
 from evaluation.study.submission import is_submission, read_submission
 from pneumonia.runtime.errors import ArtefactError, DataError, OutputError
+from pneumonia.runtime.json_files import find_json_object
 from pneumonia.runtime.model.predictions import Prediction, read_predictions
 from pneumonia.runtime.plurals import counted
 
@@ -142,11 +142,8 @@ def check_scored_by(predictions: Path, model_hash: str) -> None:
     Raises:
         ArtefactError: They were made by another model.
     """
-    try:
-        record = json.loads((predictions.parent / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    if not isinstance(record, dict) or record.get("schema") != SCORE_SCHEMA:
+    record = find_json_object(str(predictions.parent / "run.json"))
+    if record.get("schema") != SCORE_SCHEMA:
         return
     model = record.get("model")
     made_by = model.get("model_hash") if isinstance(model, dict) else None

@@ -4,7 +4,6 @@
 have none and are not checked.
 """
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from pneumonia.runs.names import CHECKSUMS_FILE
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.json_files import find_json_object
 from pneumonia.runtime.storage.bundle import file_record, file_sha256
 
 SCHEMA = "pneumonia.checksums/1"
@@ -56,11 +56,11 @@ def check_files(folder: Path, names: Collection[str] | None = None) -> None:
 
 def _listed(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = find_json_object(str(path))["files"]
         if all(
             isinstance(entry, dict) and Path(name).name == name for name, entry in files.items()
         ):
             return dict(files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         pass
     raise ArtefactError("Checksums of the run are damaged", where=str(path))

@@ -8,6 +8,7 @@ from typing import Any
 from pneumonia.runs.names import COMPRESSION_FILE
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.json_files import read_json_object
 
 SCHEMA = "pneumonia.compression/1"
 
@@ -18,15 +19,13 @@ def read_run_json(path: Path) -> dict[str, Any]:
     Raises:
         ArtefactError: Damaged.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(value, allow_nan=False)  # what is copied from it must be JSON without NaN
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return {}
-    except (OSError, ValueError, RecursionError):
+    value = read_json_object(str(path), "File of the run")
+    try:
+        json.dumps(value, allow_nan=False)  # what is copied from it must be JSON without NaN
+    except ValueError:
         raise ArtefactError("File of the run is damaged", where=str(path)) from None
-    if not isinstance(value, dict):
-        raise ArtefactError("File of the run is not a JSON object", where=str(path))
     return value
 
 

@@ -11,7 +11,6 @@ Every part of a compression is itself written as a run folder without a record.
 """
 
 import datetime
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +36,7 @@ from pneumonia.runs.names import (
 from pneumonia.runs.stored_recipe import recipe_text
 from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, PneumoniaError
+from pneumonia.runtime.json_files import find_json_object, read_json_object
 from pneumonia.runtime.model.spec import dense_weight_count
 from pneumonia.runtime.model.spec_json import parse_spec
 from pneumonia.runtime.storage.bundle import MANIFEST, SPEC
@@ -94,13 +94,9 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether run.json is that of a training or compression; `score` writes another one."""
-        try:
-            record = json.loads(self.record_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return False
-        except (OSError, ValueError):
-            return True  # damaged: whatever reads it says so
-        return not isinstance(record, dict) or record.get("schema", SCHEMA) == SCHEMA
+        # a damaged one counts: what reads it raises the error
+        record = find_json_object(str(self.record_file))
+        return self.record_file.exists() and record.get("schema", SCHEMA) == SCHEMA
 
     def is_bundle(self) -> bool:
         """Whether the folder is an exported bundle, not a run."""
@@ -114,20 +110,11 @@ class RunFolder:
         """
         if self.is_bundle():
             return bundle_record(self.path)
-        try:
-            record = json.loads(self.record_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ArtefactError(
-                "Run record cannot be read",
-                found=getattr(error, "strerror", None) or str(error),
-                where=str(self.record_file),
-                fix="Give the folder that `train`, `prune`, `quantize` or `export` wrote",
-            ) from None
-        if not isinstance(record, dict):
-            raise ArtefactError(
-                "Run record is damaged", expected="a JSON object", where=str(self.record_file)
-            )
-        return record
+        return read_json_object(
+            str(self.record_file),
+            "Run record",
+            fix="Give the folder that `train`, `prune`, `quantize` or `export` wrote",
+        )
 
     def parent(self) -> "RunFolder | None":
         """The run this one was made from; None without one, or when its folder is gone."""

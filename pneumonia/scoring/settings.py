@@ -5,13 +5,13 @@ import json
 import platform
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from pneumonia import __version__
 from pneumonia.runtime.child import ChildLimits
 from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.json_files import read_json_object
 from pneumonia.runtime.results.facts import ResultFacts
 from pneumonia.runtime.storage.bundle import OPERATING_POINTS, Bundle
 from pneumonia.scoring.image.records import ScoringModel
@@ -93,7 +93,7 @@ def selected_on(bundle: Bundle) -> dict[str, Any]:
     Returns:
         `images`, `positive`, `patients`, `split`, ...; empty when the bundle does not say.
     """
-    document = json.loads(Path(bundle.file(OPERATING_POINTS)).read_text(encoding="utf-8"))
+    document = read_json_object(bundle.file(OPERATING_POINTS), "File of operating points")
     selected_on = document.get("selected_on")
     return selected_on if isinstance(selected_on, dict) else {}
 

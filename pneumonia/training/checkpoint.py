@@ -3,7 +3,6 @@
 Tensors are safetensors, the rest is JSON: nothing is pickled. Both folders are swapped in whole.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import METRICS_FILE, STATE_FILE
 from pneumonia.runtime.atomic import new_folder, write_json
 from pneumonia.runtime.errors import ArtefactError
+from pneumonia.runtime.json_files import read_json_object
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.hooks import TrainingHook
@@ -109,15 +109,12 @@ def read_state(out: Path) -> dict[str, Any]:
         ArtefactError: There is none, or it is damaged or of another schema.
     """
     path = RunFolder(out).last / STATE_FILE
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise ArtefactError(
             "Nothing to resume", expected="a finished epoch", found="no checkpoint", where=str(path)
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ArtefactError("Checkpoint is damaged", found=str(error), where=str(path)) from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        )
+    document = read_json_object(str(path), "Checkpoint")
+    if document.get("schema") != SCHEMA:
         raise ArtefactError("Checkpoint has another schema", expected=repr(SCHEMA), where=str(path))
     return document
 

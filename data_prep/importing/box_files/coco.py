@@ -1,12 +1,12 @@
 """COCO's detection format: one JSON with images, annotations and categories."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from data_prep.importing.box_files.rows import BoxLabels, BoxRow, Frame, box_row, number
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.json_files import read_json_object
 
 MAX_BYTES = 1_000_000_000
 
@@ -50,26 +50,13 @@ def read_coco(path: Path) -> BoxLabels:
 
 def _load(path: Path) -> dict[str, Any]:
     expected = "a JSON object with the lists images, annotations, categories"
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(
-                "File is too large", expected=f"<= {MAX_BYTES:,} bytes", where=str(path)
-            )
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(
-            "File cannot be read", found=error.strerror or str(error), where=str(path)
-        ) from None
-    except UnicodeDecodeError:
-        raise DataError("COCO file is not in UTF-8", where=str(path)) from None
-    except (ValueError, RecursionError):
-        raise DataError("File is not JSON", expected=expected, where=str(path)) from None
+    table = read_json_object(
+        str(path), "COCO file", DataError, f"Give {expected}", max_bytes=MAX_BYTES
+    )
     lists = ("images", "annotations", "categories")
-    if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in lists):
-        found = sorted(map(str, table))[:10] if isinstance(table, dict) else type(table).__name__
-        raise DataError(
-            "File is not COCO", expected=expected, found=repr(found), where=str(path)
-        ) from None
+    if not all(isinstance(table.get(key), list) for key in lists):
+        found = sorted(map(str, table))[:10]
+        raise DataError("File is not COCO", expected=expected, found=repr(found), where=str(path))
     return table
 
 

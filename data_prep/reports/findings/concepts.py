@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.json_files import read_json_object
 
 SCHEMA = "pneumonia.concepts/1"
 DEFAULT_BASE = Path(__file__).with_name("concepts_openi.json")
@@ -305,23 +306,14 @@ def read_json(path: Path, schema: str) -> Json:
     Raises:
         DataError: Missing, too large, not JSON, or of another schema.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError("File is too large", expected="at most 64 MiB", where=str(path))
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            "Cannot read file", found=error.strerror or str(error), where=str(path)
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError("File is not JSON", found=type(error).__name__, where=str(path)) from None
-    found = table.get("schema") if isinstance(table, dict) else None
+    table = read_json_object(str(path), "File", DataError)
+    found = table.get("schema")
     if found != schema:
         raise DataError(
             "File has another schema", expected=repr(schema), found=repr(found)[:80],
             where=str(path),
         )  # fmt: skip
-    return dict(table)
+    return table
 
 
 def _dump(value: object) -> str:

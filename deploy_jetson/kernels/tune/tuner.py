@@ -4,7 +4,6 @@ Results are cached by shape, sparsity, target and CPU, so that a second generati
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +20,7 @@ from deploy_jetson.kernels.targets import Target, cpu_name
 from deploy_jetson.kernels.tune.bench import LayerBench, candidate_steps
 from deploy_jetson.kernels.tune.search import search
 from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.json_files import find_json_object
 from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.kernel-tuning/1"
@@ -71,11 +71,8 @@ class TuningCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries: dict[str, list[Any]] = {}
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if isinstance(document, dict) and document.get("schema") == SCHEMA:
+        document = find_json_object(str(path))
+        if document.get("schema") == SCHEMA:
             entries = document.get("choices")
             self._entries = entries if isinstance(entries, dict) else {}
 

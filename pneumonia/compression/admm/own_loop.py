@@ -1,15 +1,16 @@
 """ADMM in a training loop of one's own: what `ModuleCompression` and `NetworkPruning` share.
 
-plan.start()
-for images, labels in loader:                # as often as you like
-    loss(model(images), labels).backward()
-    plan.add_penalty_gradient()              # after backward, before the optimiser's step
-    optimiser.step()                         # Adam: plan.pull(learning_rate) after it, instead
-    optimiser.zero_grad()
-    if is_end_of_epoch:
-        plan.update()                        # Z-step and U-step
-plan.harden()                                # the weights are now in the sets
-...                                          # train on, plan.hold() after every step
+    plan.start()
+    for images, labels in loader:                # as often as you like
+        loss(model(images), labels).backward()
+        plan.add_penalty_gradient()              # after backward, before the optimiser's step
+        optimiser.step()                         # Adam: plan.pull(learning_rate) after it, instead
+        optimiser.zero_grad()
+        if is_end_of_epoch:
+            plan.update()                        # Z-step and U-step
+    plan.harden()                                # the weights are now in the sets
+
+Training may go on after `harden`, with `plan.hold()` after every step of the optimiser.
 """
 
 from collections.abc import Mapping, Sequence

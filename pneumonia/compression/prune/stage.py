@@ -5,7 +5,6 @@ STAGE/masks.safetensors, plan.json     the hard mask and how it came about
 STAGE/retrain/    a run folder of the masked training
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from pneumonia.network.files import load_model
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import PruneError
+from pneumonia.runtime.json_files import read_json_object
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
@@ -230,5 +230,5 @@ def write_masks(folder: Path, masks: Mapping[str, Tensor], plan: Mapping[str, An
 def read_masks(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the masks written by `write_masks`."""
     arrays = read_tensors(str(folder / MASKS_FILE))
-    plan: dict[str, Any] = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    plan = read_json_object(str(folder / PLAN_FILE), "Plan of the stage")
     return {name: torch.from_numpy(array != 0) for name, array in arrays.items()}, plan

@@ -1,8 +1,10 @@
 """Results as DICOM objects beside their source: structured report, presentation state, capture.
 
-facts = ResultFacts.of_bundle(bundle, "balanced")
-for kind, dataset in build_results(source, pixels, prediction, facts).items():
-    write_dicom(kind + ".dcm", dataset)
+    facts = ResultFacts.of_bundle(bundle, "balanced")
+    for kind, dataset in build_results(source, pixels, prediction, facts).items():
+        write_dicom(kind + ".dcm", dataset)
+
+`score --dicom` and the daemon write these.
 """
 
 import warnings as python_warnings

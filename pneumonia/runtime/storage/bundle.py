@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import math
 import os
 from typing import Any, Dict, NamedTuple, Optional, Sequence
@@ -10,6 +9,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 import numpy as np
 
 from pneumonia.runtime.errors import ArtefactError, ConfigError, os_errors_as
+from pneumonia.runtime.json_files import read_json_object
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.model.spec_json import parse_spec
 from pneumonia.runtime.storage.packing import dense_tensors
@@ -24,6 +24,7 @@ OPERATING_POINTS = "operating_points.json"
 MODEL_CARD = "model_card.md"
 REQUIRED = (SPEC, WEIGHTS, OPERATING_POINTS, MODEL_CARD)
 FLOAT32, INT8 = "float32", "int8"  # arithmetic of a bundle; manifests without it are float32
+FILE_TITLE = "File of the model"
 MAX_TEXT_BYTES = 32 * 1024 * 1024
 
 
@@ -82,7 +83,7 @@ class Bundle(NamedTuple):
 
     def document(self, name: str) -> Dict[str, Any]:
         """A JSON object among its files; raises ArtefactError for anything else."""
-        return _read_object(self.file(name))
+        return read_json_object(self.file(name), FILE_TITLE, max_bytes=MAX_TEXT_BYTES)
 
     @property
     def onnx_path(self) -> str:
@@ -143,16 +144,6 @@ def _read_text(path: str) -> str:
         ) from None
 
 
-def _read_object(path: str) -> Dict[str, Any]:
-    try:
-        value = json.loads(_read_text(path))
-    except (ValueError, RecursionError):
-        raise ArtefactError("File of the model is not JSON", where=path) from None
-    if not isinstance(value, dict):
-        raise ArtefactError("File of the model is not a JSON object", where=path)
-    return value
-
-
 def _read_manifest(path: str) -> Dict[str, Any]:
     where = os.path.join(path, MANIFEST)
     if not os.path.isfile(where):
@@ -162,7 +153,7 @@ def _read_manifest(path: str) -> Dict[str, Any]:
             where=path,
             fix="`pneumonia export RUN --out BUNDLE` writes one",
         )
-    manifest = _read_object(where)
+    manifest = read_json_object(where, FILE_TITLE, max_bytes=MAX_TEXT_BYTES)
     if manifest.get("schema") != SCHEMA:
         raise ArtefactError(
             "Bundle has another schema",
@@ -235,7 +226,7 @@ def _is_probability(value: Any) -> bool:
 
 def _read_operating_points(path: str, expected_hash: str) -> Dict[str, Dict[str, Any]]:
     where = os.path.join(path, OPERATING_POINTS)
-    document = _read_object(where)
+    document = read_json_object(where, FILE_TITLE, max_bytes=MAX_TEXT_BYTES)
     if document.get("model_hash") != expected_hash:
         raise ArtefactError(
             "Thresholds belong to another model",

@@ -1,7 +1,6 @@
 """The record of each file, and its stored form: one study JSON per scored image."""
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ import numpy as np
 
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image_names import IMAGE_SUFFIXES
+from pneumonia.runtime.json_files import find_json_object
 from pneumonia.runtime.model.boxes import as_boxes
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results.facts import INDETERMINATE, NEGATIVE, POSITIVE, ResultFacts
@@ -200,7 +200,7 @@ def read_study(
 ) -> ImageRecord | None:
     """The record an earlier run left; None if model, a setting or the server's study differs."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = find_json_object(str(path))
         same = (
             document["schema"] == SCHEMA
             and document["image_id"] == file.image_id

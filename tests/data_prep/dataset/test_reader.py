@@ -249,8 +249,8 @@ def test_a_truncated_cache_is_refused_and_not_up_to_date(
     ("text", "message"),
     [
         (None, "Not a dataset folder"),
-        ("{", "Cannot read"),
-        ("[]", "another schema"),
+        ("{", "is not JSON"),
+        ("[]", "not a JSON object"),
         ('{"schema": "pneumonia.dataset/9"}', "another schema"),
         ('{"schema": "pneumonia.dataset/1", "files": []}', "incomplete"),
         *(

@@ -508,7 +508,7 @@ DEEP = "[" * 200_000
         ("l.json", b"", "not JSON"),
         ("l.json", b"{", "not JSON"),
         ("l.json", DEEP.encode(), "not JSON"),
-        ("l.json", b"[]", "not COCO.*found 'list'"),
+        ("l.json", b"[]", "not a JSON object; found list"),
         ("l.json", b'{"images": [], "annotations": []}', "not COCO.*categories"),
         ("l.json", b'{"images": {}, "annotations": [], "categories": []}', "not COCO"),
         ("l.json", b'{"images": [], "annotations": [], "categories": [{}]}', "Categories"),

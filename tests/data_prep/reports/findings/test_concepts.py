@@ -104,7 +104,7 @@ def test_round_trip(tmp_path: Path) -> None:
     [
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "another schema"),
+        ("[]", "not a JSON object"),
         ('{"schema": "pneumonia.concepts/2"}', "another schema"),
         (
             '{"schema": "pneumonia.concepts/1", "codes": {"a": -1}}',
@@ -123,5 +123,5 @@ def test_a_malformed_base_is_one_line(tmp_path: Path, text: str, words: str) -> 
 
 
 def test_a_missing_base_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Cannot read"):
+    with pytest.raises(DataError, match="cannot be read"):
         ConceptBase.load(tmp_path / "none.json")
