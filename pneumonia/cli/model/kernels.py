@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from deploy_jetson.kernels.targets import TARGET_HELP
+from deploy_jetson.kernels.targets import TARGET_HELP, find_target, runs_here
 from pneumonia.cli.options import PATH
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
 
@@ -59,4 +59,8 @@ def command(bundle: Path, target: str, tune: bool | None, weights: str) -> None:
         spills = sum(loop["spills"] for loop in loops)
         click.echo(f"hot loops: {len(loops)}, register spills {spills}{rate}")
     click.echo(f"sources {result.sources}, report {result.report}")
-    show_next("pneumonia score INPUT OUTPUT --bundle {}", bundle)
+    command_there = "pneumonia score INPUT OUTPUT --bundle {}"
+    if runs_here(find_target(target)):
+        show_next(command_there, bundle)
+    else:
+        show_next("copy {} to such a machine; there: " + command_there, bundle, bundle.name)
