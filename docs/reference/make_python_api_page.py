@@ -61,6 +61,7 @@ def _short(text: str) -> str:
     """A parameter or signature without module names, quoted types and values of long defaults."""
     text = re.sub(r"ForwardRef\('([^']*)'\)", r"\1", text)
     text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
+    text = re.sub(r"Annotated\[([^,\[\]]+), [^\[\]]*\]", r"\1", text)
     text = re.sub(r"<(?:class|function) '?(?:\w+\.)*(\w+)[^>]*>", r"\1", text)
     text = re.sub(r"= (\w+)\((?:[^()]|\([^()]*\))+\)", r"= \1()", text)
     return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Za-z])", "", text)
@@ -116,9 +117,18 @@ def entry(name: str) -> str:
     return "\n".join(parts)
 
 
+def contents() -> str:
+    """All names by section, with links."""
+    lines = []
+    for title, names in SECTIONS.items():
+        links = ", ".join(f"[{name}](#{name.lower()})" for name in names)
+        lines.append(f"- **{re.sub(r' [(].*', '', title)}**: {links}")
+    return "\n".join(lines) + "\n"
+
+
 def page() -> str:
     """The whole page."""
-    parts = [HEAD]
+    parts = [HEAD, contents()]
     for title, names in SECTIONS.items():
         parts.append(f"## {title}\n")
         parts += [entry(name) for name in names]
