@@ -17,7 +17,7 @@ from evaluation.study.submission import is_submission, read_submission
 from pneumonia.runtime.errors import ArtefactError, DataError, OutputError
 from pneumonia.runtime.json_files import find_json_object
 from pneumonia.runtime.model.predictions import Prediction, read_predictions
-from pneumonia.runtime.plurals import counted
+from pneumonia.runtime.text import counted
 
 SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
 

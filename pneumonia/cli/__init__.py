@@ -14,33 +14,24 @@ from pneumonia.runtime.errors import DISCLAIMER, PneumoniaError
 
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
-# verb -> (module, text of `--help`); the module's `command` is the click command
+# verb -> (module below this package, text of `--help`); its `command` is the click command
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("pneumonia.cli.demo", "Run the whole pipeline on phantoms, in minutes."),
-    "data": ("pneumonia.cli.datasets.data", "Import, make, fetch and audit datasets."),
-    "annotate": (
-        "pneumonia.cli.datasets.annotate",
-        "Draw boxes and name findings in a browser.",
-    ),
-    "train": ("pneumonia.cli.train", "Train a detector on a dataset folder."),
-    "prune": ("pneumonia.cli.prune", "Prune a trained run with ADMM, retrain and compact it."),
-    "finetune": ("pneumonia.cli.finetune", "Train a pruned run on, usually on other images."),
-    "quantize": ("pneumonia.cli.quantize", "Quantize a run progressively, down to binary."),
-    "export": (
-        "pneumonia.cli.model.export",
-        "Write a run as a model bundle (spec, weights, ONNX).",
-    ),
-    "kernels": (
-        "pneumonia.cli.model.kernels",
-        "Generate and compile the network as C for a target.",
-    ),
-    "profile": ("pneumonia.cli.profile", "Measure energy and latency per image, or predict them."),
-    "score": ("pneumonia.cli.scoring.score", "Score radiographs: predictions, worklist, overlays."),
-    "daemon": ("pneumonia.cli.daemon", "Score radiographs as they arrive, as a service."),
-    "device-package": ("pneumonia.cli.device_package", "Pack everything a Jetson needs."),
-    "evaluate": ("pneumonia.cli.evaluation.evaluate", "Measure predictions against labels."),
-    "compare": ("pneumonia.cli.evaluation.compare", "Compare prediction files on the same labels."),
-    "inspect": ("pneumonia.cli.model.inspect", "Show layers, parameters, MACs, sparsity, storage."),
+    "demo": ("demo.demo", "Run the whole pipeline on phantoms, in minutes."),
+    "data": ("datasets.data", "Import, make, fetch and audit datasets."),
+    "annotate": ("datasets.annotate", "Draw boxes and name findings in a browser."),
+    "train": ("training.train", "Train a detector on a dataset folder."),
+    "prune": ("training.prune", "Prune a trained run with ADMM, retrain and compact it."),
+    "finetune": ("training.finetune", "Train a pruned run on, usually on other images."),
+    "quantize": ("training.quantize", "Quantize a run progressively, down to binary."),
+    "export": ("model.export", "Write a run as a model bundle (spec, weights, ONNX)."),
+    "kernels": ("model.kernels", "Generate and compile the network as C for a target."),
+    "profile": ("device.profile", "Measure energy and latency per image, or predict them."),
+    "score": ("scoring.score", "Score radiographs: predictions, worklist, overlays."),
+    "daemon": ("device.daemon", "Score radiographs as they arrive, as a service."),
+    "device-package": ("device.device_package", "Pack everything a Jetson needs."),
+    "evaluate": ("evaluation.evaluate", "Measure predictions against labels."),
+    "compare": ("evaluation.compare", "Compare prediction files on the same labels."),
+    "inspect": ("model.inspect", "Show layers, parameters, MACs, sparsity, storage."),
 }
 
 
@@ -55,7 +46,7 @@ class LazyGroup(click.Group):
         """Import and return one verb."""
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(VERBS[cmd_name][0]).command
+        command = importlib.import_module(f"{__name__}.{VERBS[cmd_name][0]}").command
         assert isinstance(command, click.Command)
         return command
 
@@ -116,7 +107,7 @@ def main() -> None:
 
 def main_score() -> None:
     """Entry point of `pneumonia-score`, the same as `pneumonia score`."""
-    command = importlib.import_module(VERBS["score"][0]).command
+    command = importlib.import_module(f"{__name__}.{VERBS['score'][0]}").command
     _leave(run(command, prog_name="pneumonia-score"))
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Optional
 
-from pneumonia.runtime.letters import plain_letters
+from pneumonia.runtime.text import plain_letters
 
 OLDEST_YEARS = 130.0
 # 002Y, 2Y, 24M, `2 years`, `3 mois`, `4 ans`, `2 Jahre`, without accents

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from pneumonia.cli import VERBS, group, run
 from pneumonia.cli.options import Number, collected, split_list
-from pneumonia.cli.run_options import recipes_of
 from pneumonia.cli.terminal import shell_command
+from pneumonia.cli.training.run_options import recipes_of
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from deploy_jetson.kernels.int8_weights import read_quantization
 from deploy_jetson.package.archive import make_package
 from pneumonia.api.int8 import Int8Options, quantize_int8
 from pneumonia.cli import group, run
-from pneumonia.cli.quantize import command
+from pneumonia.cli.training.quantize import command
 from pneumonia.exporting.bundle import export
 from pneumonia.exporting.int8 import quantize_onnx, write_int8_bundle
 from pneumonia.exporting.onnx_graph import emit_onnx

@@ -6,9 +6,9 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from pneumonia.cli.prune import command as prune_command
-from pneumonia.cli.quantize import command as quantize_command
-from pneumonia.cli.train import command as train_command
+from pneumonia.cli.training.prune import command as prune_command
+from pneumonia.cli.training.quantize import command as quantize_command
+from pneumonia.cli.training.train import command as train_command
 from pneumonia.compression.prune.recipe import PruneRecipe
 from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.recipes import load_recipe, recipe_names

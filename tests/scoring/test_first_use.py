@@ -13,7 +13,7 @@ from pneumonia.cli import group, run
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.image.read_limits import ReadLimits
-from pneumonia.runtime.plurals import counted
+from pneumonia.runtime.text import counted
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.image.selection import load_rules
 from pneumonia.scoring.inputs import files

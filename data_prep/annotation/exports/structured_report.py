@@ -15,7 +15,6 @@ from pneumonia import __version__
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image.attributes import first_text
 from pneumonia.runtime.image.dicom_header import OWN_MANUFACTURER
-from pneumonia.runtime.letters import plain_letters
 from pneumonia.runtime.results import codes
 from pneumonia.runtime.results.content import (
     CONCEPT_MODIFIER,
@@ -42,6 +41,7 @@ from pneumonia.runtime.results.objects import (
     sequence,
 )
 from pneumonia.runtime.results.report import report_object
+from pneumonia.runtime.text import plain_letters
 
 LOCAL = "99PNEUMONIA"
 

@@ -14,7 +14,7 @@ from pneumonia.cli.options import FOLDER, PRESENT, PRESENT_FILE, Number, collect
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next
 from pneumonia.runtime.addresses import address_text
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError
-from pneumonia.runtime.plurals import counted
+from pneumonia.runtime.text import counted
 
 if TYPE_CHECKING:
     from data_prep.annotation.project import AnnotationProject, ProjectSources

@@ -9,7 +9,7 @@ import click
 from pneumonia.cli.datasets.reports import link_reports_verb, train_linker_verb
 from pneumonia.cli.options import FILE, FOLDER, PATH, PRESENT_FILE, Number, collected
 from pneumonia.cli.terminal import progress_bar, shell_command, show_next, show_table
-from pneumonia.runtime.plurals import counted
+from pneumonia.runtime.text import counted
 
 if TYPE_CHECKING:
     from data_prep.importing.own_images import OwnImageOptions

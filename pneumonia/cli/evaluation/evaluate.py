@@ -15,7 +15,7 @@ from pneumonia.cli.evaluation.options import (
 )
 from pneumonia.cli.options import PATH, PRESENT_FILE, PRESENT_FOLDER, collected
 from pneumonia.cli.terminal import progress_bar, show_next, show_table
-from pneumonia.runtime.plurals import counted
+from pneumonia.runtime.text import counted
 
 if TYPE_CHECKING:
     from evaluation.analysis.evidence import StudyEvidence

@@ -24,7 +24,7 @@ from pneumonia.cli.scoring.remote import (
 from pneumonia.cli.scoring.summary import show_plan, show_summary
 from pneumonia.cli.terminal import log_to_stderr, progress_bar
 from pneumonia.runtime.errors import PartialFailure
-from pneumonia.runtime.plurals import counted
+from pneumonia.runtime.text import counted
 
 if TYPE_CHECKING:
     from pneumonia.runtime.detection.detector import Detector

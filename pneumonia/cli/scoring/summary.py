@@ -9,7 +9,7 @@ import click
 
 from pneumonia.cli.terminal import progress_bar, shell_command, show_next, show_table
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.plurals import counted
+from pneumonia.runtime.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -36,8 +36,8 @@ from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.errors import PruneError
 from pneumonia.runtime.json_files import read_json_object
 from pneumonia.runtime.model.spec import NetworkSpec
-from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
+from pneumonia.runtime.text import counted
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.hooks import TrainingHook

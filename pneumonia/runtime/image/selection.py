@@ -4,7 +4,7 @@ import re
 from typing import Any, Container, Dict, NamedTuple, Optional, Sequence, Set, Tuple
 
 from pneumonia.runtime.image.attributes import joined_text, sequence_items
-from pneumonia.runtime.letters import plain_letters
+from pneumonia.runtime.text import plain_letters
 
 CODES = ("modality", "view", "body_part")
 

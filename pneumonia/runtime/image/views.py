@@ -8,7 +8,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from pneumonia.runtime.image.attributes import all_values, first_text, sequence_items
-from pneumonia.runtime.letters import plain_letters
+from pneumonia.runtime.text import plain_letters
 
 FRONTAL = "FRONTAL"  # AP or PA, not stated which
 OTHER = "OTHER"

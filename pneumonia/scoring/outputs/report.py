@@ -22,7 +22,6 @@ from evaluation.report.wording import point_name
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DISCLAIMER, RESEARCH_ONLY
 from pneumonia.runtime.image.preprocess import resize
-from pneumonia.runtime.plurals import counted
 from pneumonia.runtime.results.facts import (
     INDETERMINATE,
     NEGATIVE,
@@ -31,6 +30,7 @@ from pneumonia.runtime.results.facts import (
     result_of,
 )
 from pneumonia.runtime.storage.bundle import MODEL_CARD, Bundle
+from pneumonia.runtime.text import counted
 from pneumonia.scoring.image.records import NOT_SCORED, ImageRecord, ScoringModel
 from pneumonia.scoring.outputs.protocol import FinishedBatch, PictureWriter, ScoredStudy
 from pneumonia.scoring.outputs.tables import FLAG_ORDER, worklist_order

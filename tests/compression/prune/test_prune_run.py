@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from pneumonia.cli import run as run_command
-from pneumonia.cli.prune import command
+from pneumonia.cli.training.prune import command
 from pneumonia.compression.prune.pipeline import layer_limits
 from pneumonia.compression.prune.recipe import PruneRecipe, pruned_training
 from pneumonia.compression.prune.sensitivity import (

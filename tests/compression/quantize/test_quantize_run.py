@@ -10,8 +10,8 @@ import yaml
 from click.testing import CliRunner
 
 from data_prep.dataset.reader import open_dataset
-from pneumonia.cli.prune import command as prune_command
-from pneumonia.cli.quantize import command
+from pneumonia.cli.training.prune import command as prune_command
+from pneumonia.cli.training.quantize import command
 from pneumonia.compression.admm.hook import read_rows
 from pneumonia.compression.quantize.pipeline import quantized_names
 from pneumonia.compression.quantize.recipe import QuantizeRecipe, levels_of

@@ -601,7 +601,7 @@ def test_wrong_use_names_the_operators_command(words, code, shown, capsys):
 
 def test_both_front_ends_have_the_same_options():
     from deploy_jetson.device.profile.__main__ import parser
-    from pneumonia.cli.profile import measure
+    from pneumonia.cli.device.profile import measure
 
     ours = set(re.findall(r"(?m)^  (--?[a-z][a-z-]*)", parser().format_help()))
     theirs = {name for option in measure.params for name in option.opts} - {"bundles"}

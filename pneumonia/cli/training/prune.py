@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.options import PATH, Number, collected
-from pneumonia.cli.quantize import quantize_by_recipe
-from pneumonia.cli.run_options import accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
+from pneumonia.cli.training.quantize import quantize_by_recipe
+from pneumonia.cli.training.run_options import accept_seen, recipes_of, run_options
 from pneumonia.runtime.errors import ConfigError
 
 if TYPE_CHECKING:

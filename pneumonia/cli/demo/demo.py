@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from pneumonia.cli.demo_page import (
+from pneumonia.cli.demo.page import (
     DemoFolder,
     DemoModel,
     demo_result,
@@ -19,8 +19,8 @@ from pneumonia.cli.demo_page import (
     result_rows,
     write_page,
 )
-from pneumonia.cli.demo_processes import beside, run_verb, training_partners
-from pneumonia.cli.demo_progress import OTHER, TRAINING, DemoProgress, DemoStep, show_estimate
+from pneumonia.cli.demo.processes import beside, run_verb, training_partners
+from pneumonia.cli.demo.progress import OTHER, TRAINING, DemoProgress, DemoStep, show_estimate
 from pneumonia.cli.options import FOLDER
 from pneumonia.cli.terminal import shell_command, show_table
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError, DeviceError

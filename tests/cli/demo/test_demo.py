@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pneumonia.cli import group, run
-from pneumonia.cli.demo_page import demo_result, result_rows
-from pneumonia.cli.demo_processes import beside
+from pneumonia.cli.demo.page import demo_result, result_rows
+from pneumonia.cli.demo.processes import beside
 from pneumonia.runtime.errors import PneumoniaError
 
 LATENCY_MS = {"dense": 1.4, "pruned": 1.0, "kernels": 0.5}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.options import PATH, Number, collected
-from pneumonia.cli.run_options import accept_seen, recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
+from pneumonia.cli.training.run_options import accept_seen, recipes_of, run_options
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.plurals import counted
+from pneumonia.runtime.text import counted
 
 if TYPE_CHECKING:
     from pneumonia.api.int8 import Int8Options

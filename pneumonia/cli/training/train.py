@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.options import PATH, collected
-from pneumonia.cli.run_options import recipes_of, run_options
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next, show_table
+from pneumonia.cli.training.run_options import recipes_of, run_options
 
 if TYPE_CHECKING:
     from pneumonia.api.runs import RunOptions

@@ -8,7 +8,7 @@ from deploy_jetson.package.boards import BOARD_HELP, DEFAULT_BOARD, find_board
 from pneumonia.cli.options import PATH
 from pneumonia.cli.terminal import show_next
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.plurals import counted
+from pneumonia.runtime.text import counted
 
 
 @click.command("device-package")

@@ -2,8 +2,9 @@
 
 import pytest
 
-from pneumonia.cli import demo_progress, terminal
-from pneumonia.cli.demo_progress import (
+from pneumonia.cli import terminal
+from pneumonia.cli.demo import progress as demo_progress
+from pneumonia.cli.demo.progress import (
     MEASURED_STEPS,
     OTHER,
     TRAINING,

@@ -1,0 +1,1 @@
+"""The demo: every verb on phantoms, its progress and its page."""
