@@ -45,8 +45,8 @@ test-all: lint types device-versions   ## all tests, those marked slow too (a qu
 MINUTES ?= 10
 SEED ?= $(shell date +%s)
 fuzz: $(VENV)/.ready   ## for MINUTES=10 each: the property tests with new random numbers, and mutated DICOM files through the decoding child; prints cases to pin
-	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
-	$(BIN)/python -m tests.fuzz_dicom --minutes $(MINUTES) --seed $(SEED)
+	$(BIN)/python -m tests.support.fuzz --minutes $(MINUTES)
+	$(BIN)/python -m tests.support.fuzz_dicom --minutes $(MINUTES) --seed $(SEED)
 
 # For `make test-all`: what the device has: pydicom 2.3, pynetdicom 1.5, NumPy 1, click 8.0, under the Python of VENV to
 # run the daemon's tests, and under Python 3.6, where there is one, to run the daemon itself. Made

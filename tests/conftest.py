@@ -1,7 +1,7 @@
 """Settings that hold for every test: hypothesis draws the same examples each time, seeds are fixed.
 
-`make test` takes the profile `quick`: fewer examples. `make fuzz` (tests/fuzz.py) loads the profile
-`fuzz`, which draws new ones.
+`make test` takes the profile `quick`: fewer examples. `make fuzz` (tests/support/fuzz.py) loads the
+profile `fuzz`, which draws new ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.tiny import TinyRun
+    from tests.support.tiny import TinyRun
 
 # Threads of torch wait for each other on networks as small as these; child processes inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -62,7 +62,7 @@ def _cache_outside_home(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """The trained run of every test that needs some run; made once, whatever the processes."""
-    from tests.tiny import TinyRun, once_a_session, train_tiny
+    from tests.support.tiny import TinyRun, once_a_session, train_tiny
 
     folder = once_a_session(tmp_path_factory, "tiny-run", train_tiny)
     return TinyRun(folder / "run", folder / "data")
@@ -70,8 +70,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 
 @pytest.fixture(scope="session")
 def warm_child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the process that decoding children are forked from (tests.warm_child)."""
-    from tests.warm_child import warm_process
+    """Address of the process that decoding children are forked from (tests.support.warm_child)."""
+    from tests.support.warm_child import warm_process
 
     with warm_process(tmp_path_factory.mktemp("child")) as address:
         yield address
@@ -80,7 +80,7 @@ def warm_child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def forked_children(warm_child: str) -> Iterator[None]:
     """Quick decoding children for the tests of a module; commands start real ones all the same."""
-    from tests.warm_child import forked_children
+    from tests.support.warm_child import forked_children
 
     with forked_children(warm_child):
         yield

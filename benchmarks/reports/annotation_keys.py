@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.reporting import RESULTS, publish
-from tests.chromium import chromium
 from tests.data_prep.annotation.web.desk import draw, enter, running
+from tests.support.chromium import chromium
 
 OUT = RESULTS / "annotation_keys.json"
 SIZES = (12, 4000)

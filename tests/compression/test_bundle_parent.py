@@ -22,7 +22,7 @@ from pneumonia.runtime.detection.detector import DEFAULT_BUNDLE
 from pneumonia.runtime.errors import ArtefactError, ConfigError
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import TrainRecipe
-from tests.tiny import QUICK_QUANTIZE, TinyRun, write_rectangles
+from tests.support.tiny import QUICK_QUANTIZE, TinyRun, write_rectangles
 
 ONE_EPOCH: dict[str, Any] = {"retrain": {"epochs": 1, "optimiser": {"learning_rate": 1e-7}}}
 

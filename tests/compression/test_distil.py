@@ -10,7 +10,7 @@ from pneumonia.compression.quantize.recipe import QuantizeRecipe
 from pneumonia.compression.run import run_compression
 from pneumonia.network.files import load_model
 from pneumonia.training.task import TrainingBatch
-from tests.tiny import QUICK_QUANTIZE, tiny_network
+from tests.support.tiny import QUICK_QUANTIZE, tiny_network
 
 
 class Fixed:

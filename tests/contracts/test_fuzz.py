@@ -32,8 +32,8 @@ def test_without_chance():
 def test_finds_are_printed_as_cases(tmp_path):
     (tmp_path / "test_faulty.py").write_text(FAULTY)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--minutes", "5", "--out", str(tmp_path / "out"),
-         "-p", "tests.conftest", str(tmp_path / "test_faulty.py")],
+        [sys.executable, "-m", "tests.support.fuzz", "--minutes", "5",
+         "--out", str(tmp_path / "out"), "-p", "tests.conftest", str(tmp_path / "test_faulty.py")],
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=280,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.peers import PEERS, find_peer
+from tests.support.peers import PEERS, find_peer
 
 
 def missing_peers():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.dataset.reader import Dataset, open_dataset
-from tests.tiny import write_rectangles
+from tests.support.tiny import write_rectangles
 
 
 @pytest.fixture(scope="session")

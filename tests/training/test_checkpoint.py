@@ -17,7 +17,7 @@ from pneumonia.training.checkpoint import (
 from pneumonia.training.config import OptimiserConfig
 from pneumonia.training.ema import WeightAverage
 from pneumonia.training.optimiser import make_optimiser
-from tests.tiny import tiny_network, tiny_spec
+from tests.support.tiny import tiny_network, tiny_spec
 
 
 def _packed(seed: int) -> Network:

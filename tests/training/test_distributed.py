@@ -17,7 +17,7 @@ from pneumonia.training.config import OptimiserConfig, TrainRecipe
 from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import fit
-from tests.tiny import tiny_network, tiny_spec
+from tests.support.tiny import tiny_network, tiny_spec
 
 pytestmark = pytest.mark.slow  # two processes of torch
 BATCH = 8

@@ -21,7 +21,7 @@ from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import FitResult, fit, uses_bf16
 from pneumonia.training.task import SELECTION
-from tests.tiny import tiny_network, tiny_spec
+from tests.support.tiny import tiny_network, tiny_spec
 
 TIMES = {"images_per_s", "data_wait_fraction", "epoch_s", "val_s"}
 RECIPE = TrainRecipe(epochs=3, batch_size=8, workers=0, device="cpu")

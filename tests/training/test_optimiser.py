@@ -12,7 +12,7 @@ from pneumonia.training.optimiser import (
     make_optimiser,
     optimiser_state,
 )
-from tests.tiny import tiny_network
+from tests.support.tiny import tiny_network
 
 
 def test_learning_rate_by_hand():

@@ -28,7 +28,7 @@ from pneumonia.training.run import (
 )
 from pneumonia.training.threads import usable_cores
 from tests.network.darknet_files import darknet_bytes
-from tests.tiny import write_rectangles
+from tests.support.tiny import write_rectangles
 
 SMALL = {
     "model": {"name": "yolov3-tiny", "width": 0.0625, "size": 64, "anchors": "auto"},

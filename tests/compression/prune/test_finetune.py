@@ -15,7 +15,7 @@ from pneumonia.network.files import load_model
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.errors import ConfigError, DataError, OutputError
 from pneumonia.training.journal import read_metrics
-from tests.tiny import TinyRun, write_rectangles
+from tests.support.tiny import TinyRun, write_rectangles
 
 PRUNE: dict[str, Any] = {
     "rate": 3,

@@ -14,7 +14,7 @@ from pneumonia.network.files import load_model
 from pneumonia.recipes import load_recipe
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.run import run_train
-from tests.tiny import SIZE, write_rectangles
+from tests.support.tiny import SIZE, write_rectangles
 
 QUICK = [
     "ladder=1", "admm.epochs=1", "admm.rho=[0.01]", "retrain.epochs=1",

@@ -41,7 +41,7 @@ from pneumonia.runtime.errors import (
 )
 from pneumonia.training.config import TrainRecipe
 from pneumonia.training.journal import read_metrics
-from tests.tiny import TinyRun, write_rectangles
+from tests.support.tiny import TinyRun, write_rectangles
 
 RECIPE: dict[str, Any] = {
     "rate": 6,

@@ -25,7 +25,7 @@ from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, ExportError, OutputError
 from pneumonia.runtime.image.preprocess import network_input
 from pneumonia.runtime.storage.bundle import load_bundle
-from tests.tiny import QUICK_QUANTIZE
+from tests.support.tiny import QUICK_QUANTIZE
 
 
 @pytest.fixture(scope="module")

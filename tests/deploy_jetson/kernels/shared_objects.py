@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy_jetson.kernels.compile import compilers
-from tests.tiny import session_folder
+from tests.support.tiny import session_folder
 
 INCLUDE = re.compile(r'^#include "(.+)"', re.MULTILINE)
 

@@ -13,10 +13,10 @@ from pneumonia.runtime.child import ChildLimits, DecodingChild, FileRequest, Wan
 from pneumonia.runtime.child.memory_file import memory_file, put_bytes, take_bytes
 from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.results import header_from_bytes
-from tests.processes import child_processes
 from tests.runtime.dicoms import chest_dataset, save
-from tests.waiting import wait_for
-from tests.warm_child import ODD
+from tests.support.processes import child_processes
+from tests.support.waiting import wait_for
+from tests.support.warm_child import ODD
 
 BUNDLE = Path(__file__).parents[3] / "pneumonia" / "models" / "default"
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -4,9 +4,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from tests.fuzz_dicom import DicomFuzz, new_child
 from tests.runtime.child.mutations import CANARY, mutated, originals, write
 from tests.runtime.dicoms import chest_dataset, save_compressed
+from tests.support.fuzz_dicom import DicomFuzz, new_child
 
 # files of `make fuzz` that were not answered as they should be, by seed and number
 PINNED = {

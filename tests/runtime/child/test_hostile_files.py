@@ -8,9 +8,9 @@ import pytest
 
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
 from pneumonia.runtime.image.read_limits import ReadLimits
-from tests.processes import child_processes
 from tests.runtime.dicoms import DEFLATED, chest_dataset, jpeg_bytes, save
-from tests.waiting import wait_for
+from tests.support.processes import child_processes
+from tests.support.waiting import wait_for
 
 LIMIT = 64 << 20
 

@@ -20,7 +20,7 @@ from pneumonia.runtime.image.dicom_header import (
 )
 from pneumonia.runtime.image.dicom_pixels import decode_pixels
 from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
-from tests.peers import find_peer, run_peer
+from tests.support.peers import find_peer, run_peer
 
 NEEDS = {
     JPEG_EXTENDED: "gdcm",

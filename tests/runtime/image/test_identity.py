@@ -6,8 +6,8 @@ import pytest
 
 from pneumonia.runtime.child import ChildLimits, DecodingChild
 from pneumonia.runtime.image.radiograph import IDENTITY, read_radiograph
-from tests.peers import find_peer, run_peer
 from tests.runtime.dicoms import BIG, IMPLICIT, LITTLE, chest_dataset, save, save_rle
+from tests.support.peers import find_peer, run_peer
 
 PIXELS = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
 PATIENT = {"PatientName": "Doe^Jane", "PatientID": "7", "PatientBirthDate": "19500101"}

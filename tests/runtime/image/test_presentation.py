@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pneumonia.runtime.image.radiograph import read_radiograph
-from tests.peers import peer
 from tests.runtime.dicoms import save
 from tests.runtime.image import presentation_headers
 from tests.runtime.image.presentation_headers import GOLDEN, STEP, build, cases, tolerance
+from tests.support.peers import peer
 
 ABOUT_THE_PICTURE = {"blank_image", "looks_inverted"}
 # dcmtk rounds modality values, so that a pixel beside the edge of a window may fall on either side

@@ -14,9 +14,9 @@ from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import ResultFacts, build_results, source_header, write_dicom
 from tests.contracts.tree import ROOT
-from tests.peers import run_peer
 from tests.runtime.dicoms import DX, SERIES, chest_dataset, lut_item, save
 from tests.runtime.image import presentation_headers
+from tests.support.peers import run_peer
 
 pytestmark = pytest.mark.interop
 

@@ -11,8 +11,8 @@ from PIL import Image
 from pneumonia.runtime.image.radiograph import read_radiograph
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import ResultFacts, build_results
-from tests.peers import run_peer
 from tests.runtime.dicoms import chest_dataset, save
+from tests.support.peers import run_peer
 
 STORED = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
 FACTS = ResultFacts("tiny", "0.1.0", "ab" * 32, "balanced", 0.4)

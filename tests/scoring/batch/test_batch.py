@@ -25,7 +25,7 @@ from tests.scoring.batches import (
     png,
     without_times,
 )
-from tests.warm_child import ODD
+from tests.support.warm_child import ODD
 
 QUICK = ScoreSettings(limits=ChildLimits(command=ODD, seconds=120))
 

@@ -25,10 +25,10 @@ from pneumonia.scoring.network.commitment import CommitmentOptions
 from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
 from pneumonia.scoring.outputs import OutputSettings
-from tests.peers import free_port, peer
 from tests.runtime.dicoms import chest_dataset, save
 from tests.scoring.network.archive import archive
 from tests.scoring.patients import patient
+from tests.support.peers import free_port, peer
 
 QUICK = (0.05, 0.05)
 

@@ -9,9 +9,9 @@ from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.results import KIND_OF
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
-from tests.peers import run_peer
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.batches import png, text_tags
+from tests.support.peers import run_peer
 
 ALL = OutputSettings(dicom=tuple(KIND_OF), fhir=True, report=True)
 UIDS = b"1.2.826.0.1.3680043.10.999"

@@ -3,9 +3,9 @@
 import pytest
 
 from pneumonia.scoring.inputs.query import Query
-from tests.peers import free_port, running_orthanc
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.patients import patient
+from tests.support.peers import free_port, running_orthanc
 
 MOVE_TITLE = "MOVER"
 

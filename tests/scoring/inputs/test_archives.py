@@ -16,9 +16,9 @@ from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.inputs.files import FileInput
-from tests.processes import child_processes, open_files
 from tests.runtime.dicoms import chest_dataset, save
 from tests.scoring.patients import patient
+from tests.support.processes import child_processes, open_files
 
 SMALL = ScoreSettings(limits=ChildLimits(read=ReadLimits(max_file_bytes=4 << 20), memory_mb=600))
 

@@ -18,10 +18,10 @@ from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import FoundStudies, Query
 from pneumonia.scoring.network import dicom_peer
 from pneumonia.scoring.outputs import OutputSettings
-from tests.peers import free_port
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.inputs.small_pacs import SmallPacs, serving
 from tests.scoring.patients import patient
+from tests.support.peers import free_port
 
 SHARED = f"{SERIES}.5"
 

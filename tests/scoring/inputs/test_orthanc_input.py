@@ -14,11 +14,11 @@ from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import Query
 from pneumonia.scoring.network.dicom_peer import Peer
-from tests.peers import free_port, running_orthanc
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.batches import counting
 from tests.scoring.inputs.conftest import MOVE_TITLE
 from tests.scoring.patients import patient
+from tests.support.peers import free_port, running_orthanc
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 WAYS = ("dicomweb", "get", "move")

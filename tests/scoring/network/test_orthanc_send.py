@@ -16,9 +16,9 @@ from pneumonia.scoring.network.commitment import CommitmentOptions
 from pneumonia.scoring.network.dicom_peer import Peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
 from pneumonia.scoring.outputs import OutputSettings
-from tests.peers import free_port, running_orthanc
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.patients import patient
+from tests.support.peers import free_port, running_orthanc
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 SHARED = f"{SERIES}.77"

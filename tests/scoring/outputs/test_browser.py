@@ -10,9 +10,9 @@ from PIL import Image
 from pneumonia.scoring.batch.folder import AUDIT_LOG
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings, pdf
-from tests.chromium import chromium
-from tests.peers import peer, run_peer
 from tests.scoring.patients import HOSTILE
+from tests.support.chromium import chromium
+from tests.support.peers import peer, run_peer
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 GREY = "getComputedStyle(document.querySelector('.case img')).filter"

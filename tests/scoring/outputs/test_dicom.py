@@ -8,9 +8,9 @@ import pytest
 
 from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.outputs import OutputSettings
-from tests.peers import run_peer
 from tests.runtime.dicoms import SERIES, chest_dataset, save
 from tests.scoring.patients import fill, patient
+from tests.support.peers import run_peer
 
 SR_ONLY = ScoreSettings(outputs=OutputSettings(dicom=("sr",), report=False))
 

@@ -5,8 +5,8 @@ import json
 import pydicom
 import pytest
 
-from tests.peers import running_orthanc
 from tests.runtime.dicoms import SERIES
+from tests.support.peers import running_orthanc
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 NAMES = ("one", "two", "none")

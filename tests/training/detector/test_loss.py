@@ -18,7 +18,7 @@ from pneumonia.training.detector.targets import (
     AnchorMatches,
     assign,
 )
-from tests.tiny import tiny_spec
+from tests.support.tiny import tiny_spec
 
 PLAIN = LossConfig(box=1, objectness=1, classification=1, iou_aware=0)
 GRIDS = [(8, 8), (4, 4)]

@@ -13,7 +13,7 @@ from pneumonia.runtime.image.preprocess import network_input
 from pneumonia.training.config import DataConfig, TrainRecipe, ValidationConfig
 from pneumonia.training.detector.targets import FIRST_IMAGE_CLASS, IMAGE_CLASSES, UNBOXED
 from pneumonia.training.detector.task import DetectionTask
-from tests.tiny import tiny_spec, write_rectangles
+from tests.support.tiny import tiny_spec, write_rectangles
 
 STILL = AugmentSettings(
     horizontal_flip=0, scale=0, shift=0, rotation_deg=0, brightness=0, contrast=0, gamma=0,

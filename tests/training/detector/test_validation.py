@@ -12,7 +12,7 @@ from pneumonia.runtime.model.layers import Detect
 from pneumonia.runtime.model.predictions import read_predictions
 from pneumonia.training.config import ValidationConfig
 from pneumonia.training.detector.validation import DetectionValidation, predict
-from tests.tiny import SIZE, tiny_spec, write_rectangles
+from tests.support.tiny import SIZE, tiny_spec, write_rectangles
 
 VAL = {("train", "phantom"): (2, 2), ("val", "phantom"): (4, 4)}
 

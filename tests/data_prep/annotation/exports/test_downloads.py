@@ -19,7 +19,7 @@ from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.results import write_dicom
 from pneumonia.runtime.results.identity import ObjectCreation
 from tests.data_prep.annotation.readings import BOX, FAR, OPACITY_LEFT, box, reading
-from tests.peers import run_peer
+from tests.support.peers import run_peer
 
 BASE = ConceptBase.load()
 STUDIES = {

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.chromium import chromium
 from tests.data_prep.annotation.web.desk import running
-from tests.peers import peer
+from tests.support.chromium import chromium
+from tests.support.peers import peer
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 
 from tests.contracts.tree import ROOT
-from tests.peers import free_port
+from tests.support.peers import free_port
 
 COMMAND = "from pneumonia.cli import main; main()"
 

@@ -5,7 +5,6 @@ import signal
 import pytest
 
 from data_prep.dataset.reader import open_dataset
-from tests.chromium import chromium
 from tests.data_prep.annotation.web.desk import (
     OWN,
     chord,
@@ -19,7 +18,8 @@ from tests.data_prep.annotation.web.desk import (
     saved,
     text,
 )
-from tests.peers import peer
+from tests.support.chromium import chromium
+from tests.support.peers import peer
 
 pytestmark = pytest.mark.slow
 

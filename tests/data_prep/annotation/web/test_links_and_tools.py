@@ -5,7 +5,6 @@ import csv
 import pydicom
 import pytest
 
-from tests.chromium import chromium
 from tests.data_prep.annotation.conftest import REPORT
 from tests.data_prep.annotation.web.desk import (
     OWN,
@@ -19,7 +18,8 @@ from tests.data_prep.annotation.web.desk import (
     saved,
     text,
 )
-from tests.peers import peer
+from tests.support.chromium import chromium
+from tests.support.peers import peer
 
 pytestmark = pytest.mark.slow
 

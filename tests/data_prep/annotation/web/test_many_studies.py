@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.chromium import chromium
 from tests.data_prep.annotation.conftest import REPORT
 from tests.data_prep.annotation.web.desk import chord, click, count, enter, running, saved, text
-from tests.peers import peer
+from tests.support.chromium import chromium
+from tests.support.peers import peer
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.contracts.tree import ROOT
 from tests.deploy_jetson.device.daemon.rig import BUNDLE
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 CANARY = "CANARY^PHI"
 PYTHON = os.environ.get("PNEUMONIA_DAEMON_PYTHON", sys.executable)

@@ -24,7 +24,7 @@ from pneumonia.runtime.engines import Engine
 from pneumonia.runtime.model.spec import output_shape
 from pneumonia.runtime.storage.bundle import load_bundle
 from tests.runtime.dicoms import chest_dataset, save
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 BUNDLE = str(Path(__file__).parents[4] / "pneumonia" / "models" / "default")
 LOGIT = 6.0

@@ -17,10 +17,10 @@ from pneumonia.runtime.child import ChildLimits, DecodingChild
 from pneumonia.runtime.image.read_limits import ReadLimits
 from tests.deploy_jetson.device.daemon.process import CANARY, PYTHON
 from tests.deploy_jetson.device.daemon.rig import BUNDLE, film, running, settings
-from tests.processes import child_processes
 from tests.runtime import dicoms
 from tests.runtime.dicoms import chest_dataset, save, save_compressed
-from tests.waiting import wait_for
+from tests.support.processes import child_processes
+from tests.support.waiting import wait_for
 
 LIMIT = 64 << 20
 

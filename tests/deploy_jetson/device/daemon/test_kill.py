@@ -71,7 +71,7 @@ def last_life(nursery, client, state):
     nursery.stdin.flush()
     port = int(nursery.stdout.readline().split()[1])
     assert client.send(port)
-    from tests.waiting import wait_for
+    from tests.support.waiting import wait_for
 
     def is_done():
         link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.deploy_jetson.device.daemon.power_cut import Disk
 from tests.deploy_jetson.device.daemon.rig import running, settings
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 IMAGES = 12
 

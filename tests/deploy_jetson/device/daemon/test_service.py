@@ -12,8 +12,8 @@ import pytest
 from tests.contracts.tree import ROOT
 from tests.deploy_jetson.device.daemon.process import CANARY, PYTHON
 from tests.deploy_jetson.device.daemon.rig import BUNDLE, film
-from tests.peers import free_port, peer, run_peer
-from tests.waiting import wait_for
+from tests.support.peers import free_port, peer, run_peer
+from tests.support.waiting import wait_for
 
 
 def canary_film(path, **tags):

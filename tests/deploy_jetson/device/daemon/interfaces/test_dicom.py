@@ -42,10 +42,10 @@ from tests.deploy_jetson.device.daemon.interfaces.dicom_wire import (
 )
 from tests.deploy_jetson.device.daemon.interfaces.dicom_wire import store as store_by_hand
 from tests.deploy_jetson.device.daemon.rig import film, running, settings
-from tests.peers import free_port, peer, run_peer, running_orthanc
 from tests.runtime.dicoms import DX, JPEG, LITTLE, chest_dataset, jpeg_bytes, save, save_compressed
 from tests.scoring.network.archive import archive
-from tests.waiting import wait_for
+from tests.support.peers import free_port, peer, run_peer, running_orthanc
+from tests.support.waiting import wait_for
 
 KINDS = ("sr", "gsps", "sc")
 DICOM = DicomSettings(port=0, aet="PNEUMO", timeout_s=60)

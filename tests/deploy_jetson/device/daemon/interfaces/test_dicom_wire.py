@@ -31,9 +31,9 @@ from tests.deploy_jetson.device.daemon.interfaces.dicom_wire import (
     store,
     unit,
 )
-from tests.peers import free_port, peer
 from tests.runtime.dicoms import BIG, DX, IMPLICIT, LITTLE, chest_dataset, save
-from tests.waiting import wait_for
+from tests.support.peers import free_port, peer
+from tests.support.waiting import wait_for
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 

@@ -17,7 +17,7 @@ from deploy_jetson.device.daemon.interfaces.http_head import RequestRefused, par
 from deploy_jetson.device.daemon.interfaces.rest import RestBackend, rest_server
 from deploy_jetson.device.daemon.settings import RestSettings
 from deploy_jetson.device.daemon.store.intake import AcceptedImage, IntakeRefused
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 TOKEN = b"0123456789abcdef"
 AUTH = b"Authorization: Bearer 0123456789abcdef\r\n"

@@ -11,7 +11,7 @@ import pytest
 
 from deploy_jetson.device.daemon.settings import DiskSettings, QueueSettings, RestSettings
 from tests.deploy_jetson.device.daemon.rig import SCORE, running, settings
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 
 def image(number=0):

@@ -9,7 +9,7 @@ from deploy_jetson.device.daemon.interfaces.watch_folder import RETRY_S, FolderW
 from deploy_jetson.device.daemon.settings import WatchSettings
 from deploy_jetson.device.daemon.store.intake import IntakeRefused
 from tests.deploy_jetson.device.daemon.rig import film, running, settings
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 
 class Door:

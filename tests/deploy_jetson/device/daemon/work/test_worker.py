@@ -35,7 +35,7 @@ from tests.runtime.dicoms import (
     save,
     save_compressed,
 )
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 
 def image(number=0):

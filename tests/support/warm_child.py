@@ -3,8 +3,9 @@
 For tests of what is made of the images. The real start is tested in tests/runtime/child, and by
 every test that runs a command or the daemon as a process of its own.
 
-`python -m tests.warm_child SOCKET` serves until its standard input ends. Each connection brings a
-child's standard input and output and its memory files; when the connection ends, so does the child.
+`python -m tests.support.warm_child SOCKET` serves until its standard input ends. Each
+connection brings a child's standard input and output and its memory files; when the connection
+ends, so does the child.
 """
 
 import contextlib
@@ -51,7 +52,7 @@ def warm_process(folder):
     """Start the process that is forked; gives the address of its socket, which lies in `folder`."""
     address = str(folder / "warm")
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.warm_child", address], cwd=ROOT,
+        [sys.executable, "-m", "tests.support.warm_child", address], cwd=ROOT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **client.ENVIRONMENT},
     )  # fmt: skip
     try:

@@ -1,9 +1,9 @@
 """Delays every thread but the main one at random, to find tests that look before a thread is ready.
 
-    SLOW_SEED=1 python -m pytest -p tests.slow_threads tests/deploy_jetson/device/daemon
+    SLOW_SEED=1 python -m pytest -p tests.support.slow_threads tests/deploy_jetson/device/daemon
 
 A test that fails so, and only so, reads a count, a file or a state that another thread makes: it
-has to wait for it (`tests.waiting.wait_for`).
+has to wait for it (`tests.support.waiting.wait_for`).
 """
 
 import os
@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = str(Path(__file__).parents[1])
+ROOT = str(Path(__file__).parents[2])
 SHARE, PAUSE_S = 0.05, 0.05  # of the calls and returns of this project's functions
 MOST_S = 1.0  # per thread and test
 

@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.peers import peer
+from tests.support.peers import peer
 
 OPTIONS = (
     "--headless",

@@ -1,8 +1,9 @@
-"""Mutated DICOM files through the decoding child: `make fuzz`, `python -m tests.fuzz_dicom`.
+"""Mutated DICOM files through the decoding child: `make fuzz`.
 
-The caller must survive every file, no file may take longer than the child's time limit allows, and
-nothing that a log, a table or an answer shows may hold text of the file. What the child did not
-survive is counted and kept as well. Files are numbered: `--seed S --first N --files 1` repeats one.
+`python -m tests.support.fuzz_dicom` runs it alone. The caller must survive every file, no file
+may take longer than the child's time limit allows, and nothing that a log, a table or an answer
+shows may hold text of the file. What the child did not survive is counted and kept as well.
+Files are numbered: `--seed S --first N --files 1` repeats one.
 """
 
 import argparse
