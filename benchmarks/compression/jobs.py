@@ -206,9 +206,11 @@ for rate in LINE_RATES:
 
 # Shift and flip, label smoothing, warm-up and cosine, averaged weights.
 CIFAR_DENSE = Schedule(retrain_rate=0.05, momentum=0.9, teacher=0.0, smoothing=0.1, batch_size=64)
-CIFAR_PRUNED = Schedule(admm_epochs=3, retrain_epochs=12)
-CIFAR_IRREGULAR = Schedule(straight_epochs=4, retrain_epochs=6)
-CIFAR_BINARY = Schedule(straight_epochs=10)
+CIFAR_PRUNED = Schedule(
+    admm_epochs=3, retrain_epochs=12, retrain_rate=0.03, momentum=0.9, batch_size=64
+)
+CIFAR_IRREGULAR = CIFAR_PRUNED._replace(straight_epochs=4, retrain_epochs=6)
+CIFAR_BINARY = Schedule(straight_epochs=8, batch_size=64)
 FULL = "(full width, 50,000 images)"
 for zoo, epochs, dense_figure, rates, figures, binary_figure in (
     ("vgg16", 36, "93.5 %", (8, 16, 30), ("", "", "29.8x at -0.0 %"), "93.5 % -> 93.5 %"),
