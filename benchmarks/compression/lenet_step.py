@@ -85,7 +85,7 @@ class LenetStep(torch.autograd.Function):
         return None, None, *gradients
 
 
-def fits(network: Network) -> bool:
+def is_lenet(network: Network) -> bool:
     """Whether the network is a LeNet-5 on 28 x 28 grey images, and the C code is there."""
     layers = network.spec.weighted()
     kinds = [type(layer) for layer in layers] == [Conv, Conv, Linear, Linear]
@@ -96,7 +96,7 @@ def fits(network: Network) -> bool:
 
 
 def lenet_logits(network: Network, images: Tensor, *, every: bool) -> Tensor:
-    """Logits of a network that `fits`; `every`: gradients of zero weights as well."""
+    """Logits of a network that `is_lenet` accepts; `every`: also gradients of zero weights."""
     return LenetStep.apply(images, every, *network.parameters())  # type: ignore[no-any-return]
 
 

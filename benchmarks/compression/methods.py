@@ -98,7 +98,7 @@ def weights_of(start: Start) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in start.network.weights().items()}
 
 
-def without_dead_paths(network: Network) -> Network:
+def remove_dead_paths(network: Network) -> Network:
     """The same function with fewer filters: less to train."""
     tensors = {n: t.detach().clone().contiguous() for n, t in network.tensors().items()}
     spec, tensors = compact(network.spec, tensors)
@@ -142,7 +142,7 @@ def retrain_small(start: Start, masks: Mapping[str, Tensor]) -> Network:
     tensors = {n: t.detach().clone() for n, t in start.network.tensors().items()}
     graph = ChannelGraph(start.network.spec)
     start.network.load_tensors(masked_tensors(graph, tensors, masks))
-    small = without_dead_paths(start.network)
+    small = remove_dead_paths(start.network)
     places = {n: w.detach() != 0 for n, w in small.weights().items()}
     course = Course(
         plan.retrain_epochs, plan.retrain_rate, plan.momentum, plan.teacher, average=plan.average,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.compression.jobs import LENET_EXPONENTS, dense_weights, network_of
-from benchmarks.compression.methods import layer_counts, without_dead_paths
+from benchmarks.compression.methods import layer_counts, remove_dead_paths
 from benchmarks.compression.page import PURIFICATION, write_tables
 from benchmarks.compression.tables import folder_of, loaded
 from benchmarks.compression.training import Images, accuracy, read_images
@@ -25,7 +25,7 @@ from benchmarks.reporting import argument_parser
 from pneumonia.compression.compact.coupling import ChannelGraph, close_units
 from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.compression.prune.purify import purify
-from pneumonia.compression.sets.network_set import reads
+from pneumonia.compression.sets.network_set import read_channels
 from pneumonia.compression.sets.units import Columns
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_text
@@ -45,20 +45,20 @@ def non_zero(weights: Mapping[str, Tensor]) -> int:
     return sum(int(w.count_nonzero()) for w in weights.values())
 
 
-def without_unit(
+def remove_unit(
     graph: ChannelGraph, masks: dict[str, Tensor], unit: int
 ) -> tuple[dict[str, Tensor], int]:
     """Masks without a filter and what it leads to, and the weights that go."""
     live = graph.live_units_of(masks)
     live[unit] = False
-    found = graph.live_part(masks, close_units(graph, reads(masks), live))
+    found = graph.live_part(masks, close_units(graph, read_channels(masks), live))
     return found, sum(int((masks[n] & ~found[n]).sum()) for n in masks)
 
 
 def purified_row(name: str, network: Network, images: Images, total: int) -> dict[str, object]:
     """All numbers of one network."""
     before = non_zero(network.weights())
-    network = without_dead_paths(network)
+    network = remove_dead_paths(network)
     graph, weights = ChannelGraph(network.spec), weights_of(network)
     tensors = {n: t.detach().clone() for n, t in network.tensors().items()}
     masks = {n: w != 0 for n, w in weights.items()}
@@ -79,7 +79,7 @@ def purified_row(name: str, network: Network, images: Images, total: int) -> dic
     if not found.removed:
         drops = []
         for unit in torch.nonzero(~graph.protected).flatten().tolist():
-            own, n_gone = without_unit(graph, masks, unit)
+            own, n_gone = remove_unit(graph, masks, unit)
             drops.append((reference - evaluate(own), n_gone))
         drop, n_gone = min(drops)
         row |= {"cheapest_unit_costs": round(drop, 5), "cheapest_unit_weights": n_gone}
@@ -107,7 +107,7 @@ def main() -> None:
         dense = loaded(folder_of("lenet5/dense", 0, options.work) / "dense_form")
         network = projected(dense, rate)
         before = non_zero(network.weights())
-        after = non_zero(without_dead_paths(network).weights())
+        after = non_zero(remove_dead_paths(network).weights())
         rows.append({
             "network": f"projected, columns {rate}x", "rate_as_pruned": round(total / before, 2),
             "rate_without_unused_paths": round(total / after, 2),

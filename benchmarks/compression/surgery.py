@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.compression.lenet_fit import Floats, Pictures, Tiny, softmax
-from benchmarks.compression.methods import Run, Start, without_dead_paths
+from benchmarks.compression.methods import Run, Start, remove_dead_paths
 from benchmarks.compression.training import Distorted, accuracy
 from pneumonia.network.module import Network
 
@@ -46,7 +46,7 @@ class Surgeon:
 
     def read_network(self) -> None:
         """Drop dead paths and take the parameters over; all but the pruned ones are free."""
-        self.network = without_dead_paths(self.network)
+        self.network = remove_dead_paths(self.network)
         self.tiny = Tiny([p.detach().numpy() for p in self.network.parameters()])
 
     @torch.no_grad()
@@ -312,7 +312,7 @@ def surgery(
         for _ in range(cuts.exchanges):
             exchange(surgeon)
         surgeon.train(cuts.rounds, cuts.epochs_per_round, select=True)
-        return without_dead_paths(surgeon.write_network())
+        return remove_dead_paths(surgeon.write_network())
 
     return run
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.compression.jobs import JOBS, NETWORKS, dense_weights, network_of
-from benchmarks.compression.methods import Schedule, Start, without_dead_paths
+from benchmarks.compression.methods import Schedule, Start, remove_dead_paths
 from benchmarks.compression.page import write_tables
 from benchmarks.compression.training import (
     BFLOAT16,
@@ -65,7 +65,7 @@ def starting_network(name: str, seed: int, work: Path) -> Network:
     """Parent network without dead paths: fewer weights to train, identical outputs."""
     parent = JOBS[name].parent
     if parent:
-        return without_dead_paths(loaded(folder_of(parent, seed, work) / "dense_form"))
+        return remove_dead_paths(loaded(folder_of(parent, seed, work) / "dense_form"))
     network = Network(network_of(name))
     initialise(network, torch.Generator().manual_seed(seed))
     return network

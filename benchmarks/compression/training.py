@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.compression.distortion import distorted
-from benchmarks.compression.lenet_step import fits, lenet_logits
+from benchmarks.compression.lenet_step import is_lenet, lenet_logits
 from pneumonia.network.module import Network
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.training.config import TrainConfig
@@ -271,7 +271,7 @@ def distillation_loss(
 
 
 def loss_of(network: Network, batch: Batch, course: Course) -> Tensor:
-    if fits(network):
+    if is_lenet(network):
         logits = lenet_logits(network, batch.images, every=not course.zeros_stay)
     else:
         images = batch.images.contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.detector.ladder import SHOWN, beside_first, judged
+from benchmarks.detector.ladder import SHOWN, beside_first, match_predictions
 from benchmarks.reporting import (
     RESULTS,
     argument_parser,
@@ -90,7 +90,7 @@ def rearrange(source: Dataset, out: Path) -> None:
 def measure(dataset: Dataset, runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Metrics of every arm, with the paired difference to the one it is held against."""
     files = [run / "best" / "val_predictions.csv" for run in runs]
-    studies = [judged(dataset, "full", read_predictions(str(file))) for file in files]
+    studies = [match_predictions(dataset, "full", read_predictions(str(file))) for file in files]
     resampler = Resampler(studies[0].cases.patients, studies[0].cases.positive, 2000)
     rows = {}
     for arm, study in zip(ARMS, studies, strict=False):

@@ -56,10 +56,12 @@ def open_kind(dataset: Dataset, kind: str, folder: Path) -> MatchedStudy:
     """Truths of a kind's validation images with a run's boxes, threshold chosen on them."""
     names = (f"val_predictions_{kind}.csv", f"best/val_predictions_{kind}.csv", f"val_{kind}.csv")
     path = next(folder / name for name in names if (folder / name).is_file())
-    return judged(dataset, kind, read_predictions(str(path)))
+    return match_predictions(dataset, kind, read_predictions(str(path)))
 
 
-def judged(dataset: Dataset, kind: str, predictions: Sequence[Prediction]) -> MatchedStudy:
+def match_predictions(
+    dataset: Dataset, kind: str, predictions: Sequence[Prediction]
+) -> MatchedStudy:
     """Predictions of a kind's validation images beside their truths, threshold chosen on them."""
     items = dataset.select("val", [kind])
     records = [dataset.records[i] for i in items]
@@ -242,7 +244,7 @@ def gather(options: argparse.Namespace, dataset: Dataset) -> Models:
     def missing(bundle: Path) -> bool:
         return not (options.reuse and (bundle / MANIFEST).is_file())
 
-    def with_kernels(bundle: Path) -> None:
+    def compile_kernels_of(bundle: Path) -> None:
         if not options.no_kernels:
             add_kernels(bundle, "native")
 
@@ -251,7 +253,7 @@ def gather(options: argparse.Namespace, dataset: Dataset) -> Models:
         out = options.bundles / Path(path).name
         if missing(out):
             export(Path(path), out)
-            with_kernels(out)
+            compile_kernels_of(out)
         row: dict[str, Any] = {"scheme": scheme, **counted(out)}
         row["rate"] = round(models.rows[0]["weights"] / row["weights"], 2) if models.rows else 1.0
         name = DENSE if scheme == DENSE else f"{scheme} {row['rate']:.3g}x"
@@ -260,7 +262,7 @@ def gather(options: argparse.Namespace, dataset: Dataset) -> Models:
         out = options.bundles / SHIPPED
         if missing(out):
             score_bundle(options.shipped, dataset, out)
-            with_kernels(out)
+            compile_kernels_of(out)
         add(SHIPPED, {"scheme": SHIPPED, **counted(out)}, out, out)
     if options.yardstick:
         models.rows.append({"scheme": "yardstick", "name": YARDSTICK})

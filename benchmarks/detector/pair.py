@@ -119,10 +119,13 @@ def named_bundles(models: Sequence[str]) -> dict[str, Path]:
     return {name: Path(path) for name, _, path in named}
 
 
-def by_class(cases: EvaluationCases, threshold: float) -> dict[str, float]:
+def specificity_by_class(cases: EvaluationCases, threshold: float) -> dict[str, float]:
     """Specificity of each class of negatives at a threshold."""
     quiet = cases.image_score < threshold
-    groups = {"normal": cases.of_class(NORMAL), "not normal": cases.of_class(NOT_NORMAL)}
+    groups = {
+        "normal": cases.negatives_of_class(NORMAL),
+        "not normal": cases.negatives_of_class(NOT_NORMAL),
+    }
     return {
         f"specificity, {name}": round(float(quiet[group & ~cases.positive].mean()), 4)
         for name, group in groups.items()
@@ -136,7 +139,7 @@ def own_mix(cases: EvaluationCases) -> ClassMix:
     return ClassMix(float(opacity), float(not_normal), float(normal), "as the images come")
 
 
-def shown(estimates: Mapping[str, Estimate]) -> dict[str, list[float]]:
+def defined_metrics(estimates: Mapping[str, Estimate]) -> dict[str, list[float]]:
     """The metrics of the table, those that are defined."""
     return {name: rounded(estimates[name]) for name in SHOWN if name in estimates}
 
@@ -209,7 +212,7 @@ def main() -> None:
         name: {
             "model": name,
             "thresholds": {key: round(value, 5) for key, value in thresholds[name].items()},
-            "by_class": by_class(studies[name].cases, thresholds[name][OWN]),
+            "by_class": specificity_by_class(studies[name].cases, thresholds[name][OWN]),
         }
         for name in studies
     }
@@ -217,11 +220,11 @@ def main() -> None:
         with progress_bar(at.name) as progress:
             for name, study in studies.items():
                 estimates = estimate_at_mix(study, at, options.draws, progress=progress).estimates
-                rows[name][part] = shown(estimates)
+                rows[name][part] = defined_metrics(estimates)
                 rows[name][f"{part}_difference"] = {}
         resampler = Resampler(first.patients, class_strata(first), options.draws, seed=0)
         for item in compare_at_mix(studies, at, resampler) if len(studies) > 1 else ():
-            rows[item.model][f"{part}_difference"] = shown(
+            rows[item.model][f"{part}_difference"] = defined_metrics(
                 {metric: row.delta for metric, row in item.differences.items()}
             )
     document = {

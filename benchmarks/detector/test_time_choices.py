@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.detector.ladder import KINDS, SHOWN, beside_first, judged
+from benchmarks.detector.ladder import KINDS, SHOWN, beside_first, match_predictions
 from benchmarks.reporting import (
     RESULTS,
     argument_parser,
@@ -68,7 +68,7 @@ def fuse(boxes: Array, scores: Array, n_views: int) -> tuple[Array, Array]:
     )
 
 
-def looks(
+def predictions_by_choice(
     detector: Detector, dataset: Dataset, items: Sequence[int]
 ) -> dict[str, list[Prediction]]:
     """Choice -> predictions, boxes in pixels of the originals."""
@@ -101,7 +101,7 @@ def resized(prediction: Prediction, factor: float) -> Prediction:
 def measure(dataset: Dataset, kind: str, look: Callable[..., Any]) -> dict[str, dict[str, Any]]:
     """Metrics of every choice on one kind of validation image."""
     items = dataset.select("val", [kind])
-    studies = {name: judged(dataset, kind, found) for name, found in look(items).items()}
+    studies = {name: match_predictions(dataset, kind, found) for name, found in look(items).items()}
     plain = studies["plain"]
     resampler = Resampler(plain.cases.patients, plain.cases.positive, 2000)
     reference = estimate_all(headline_statistics(plain), resampler)
@@ -132,7 +132,7 @@ def main() -> None:
     bundle = load_bundle(str(DEFAULT_BUNDLE))
     detector = Detector(bundle, open_engine(bundle, "onnxruntime", threads=1))
     rows = {
-        kind: measure(dataset, kind, lambda items: looks(detector, dataset, items))
+        kind: measure(dataset, kind, lambda items: predictions_by_choice(detector, dataset, items))
         for kind in KINDS
     }
     text = table(rows)

@@ -66,11 +66,11 @@ class Runner:
         self.process.stdin.flush()
         answer = self._answer()
         if not answer:
-            raise EngineStopped(f"{self.engine} on {self.case} stopped: {self.complaint()}")
+            raise EngineStopped(f"{self.engine} on {self.case} stopped: {self.last_error()}")
         self.seconds.append(float(answer))
         return self.seconds[-1]
 
-    def complaint(self) -> str:
+    def last_error(self) -> str:
         """The last line that the process wrote to stderr, and how it ended."""
         lines = self._log.read_text(errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "no message")

@@ -23,7 +23,7 @@ class ThreadRun(NamedTuple):
 
 
 def measure_scaling(
-    libraries: Mapping[str, str], say: Callable[[str], None]
+    libraries: Mapping[str, str], print_stage: Callable[[str], None]
 ) -> dict[str, dict[str, float | None]]:
     """Every case's times on one and on two threads.
 
@@ -42,12 +42,12 @@ def measure_scaling(
                     run = timed_run(engine, image)
                     if pair:  # the first one fills the caches
                         runs[name][engine.threads].append(run)
-        say(f"sweep {sweep + 1} of {SWEEPS} over one and two threads")
+        print_stage(f"sweep {sweep + 1} of {SWEEPS} over one and two threads")
     for engine in (engine for both in engines.values() for engine in both):
         engine.close()
     found = {name: scaling(of_case) for name, of_case in runs.items()}
     for name, row in found.items():
-        say(f"{name}: {row}")
+        print_stage(f"{name}: {row}")
     return found
 
 

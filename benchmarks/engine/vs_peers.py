@@ -77,9 +77,9 @@ class EngineSetting(NamedTuple):
     @cache  # noqa: B019 - there is one setting
     def prepare(self, name: str) -> PreparedLibrary:
         """The case's network and library, made once for all parts."""
-        say(f"{name}: choosing kernels, generating and compiling")
+        print_stage(f"{name}: choosing kernels, generating and compiling")
         made = prepare(CASES[name], self.work, self.target, self.tuned)
-        say(f"{name}: {json.dumps(made.facts)}")
+        print_stage(f"{name}: {json.dumps(made.facts)}")
         return made
 
 
@@ -87,7 +87,7 @@ STARTED = time.monotonic()
 _stage = "starting"
 
 
-def say(stage: str) -> None:
+def print_stage(stage: str) -> None:
     """Print what the benchmark does now, with the seconds since its start."""
     global _stage  # noqa: PLW0603 - for the message of `stopped`
     _stage = stage
@@ -107,15 +107,15 @@ def opened(
     runners, failed = [], []
     for name, one in prepared.items():
         if one.case.peers:
-            say(f"{name}: converting for the peers, unless it is done")
+            print_stage(f"{name}: converting for the peers, unless it is done")
             engine_peers.convert(setting.work, name, one.shape)
         for engine in (engine_peers.OURS, *(engine_peers.PEERS if one.case.peers else ())):
-            say(f"{name}: opening {engine}")
+            print_stage(f"{name}: opening {engine}")
             runner = Runner(engine, name, one.shape, setting.work, setting.realtime)
             if runner.facts:
                 runners.append(runner)
                 continue
-            say(f"{name}: {engine} does not run: {runner.complaint()}")
+            print_stage(f"{name}: {engine} does not run: {runner.last_error()}")
             failed.append(f"{engine} on {name}")
             if engine == engine_peers.OURS:
                 raise SystemExit(f"vs_peers: our own engine does not run on {name}; see above")
@@ -129,7 +129,7 @@ def _runs(runner: Runner) -> bool:
     except EngineStopped as stop:
         if runner.engine == engine_peers.OURS:
             raise
-        say(str(stop))
+        print_stage(str(stop))
         return False
     return True
 
@@ -140,7 +140,7 @@ def speed(setting: EngineSetting, names: list[str], rounds: int) -> dict[str, An
     prepared = {}
     for name in names:
         prepared[name] = setting.prepare(name)
-    say("peers: installing, unless they are there")
+    print_stage("peers: installing, unless they are there")
     python = engine_peers.install(work)
     build_peak(work, target)
     runners, failed = opened(setting, prepared)
@@ -153,10 +153,10 @@ def speed(setting: EngineSetting, names: list[str], rounds: int) -> dict[str, An
             [work / "peak"], text=True, preexec_fn=first_of_all if realtime else None
         )
         peaks.append(float(answer))
-        say(f"round {done + 1} of {rounds} of all engines")
+        print_stage(f"round {done + 1} of {rounds} of all engines")
     for runner in runners:
         runner.close()
-    say("comparing the outputs with ONNX Runtime's")
+    print_stage("comparing the outputs with ONNX Runtime's")
     return {
         "rounds": rounds, "tuned": tuned, "target": target.name, "lanes": target.lanes,
         "failed": failed,
@@ -177,14 +177,14 @@ def kinds(setting: EngineSetting, names: list[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         one = setting.prepare(name)
-        say(f"{name}: timing every step")
-        found[name] = by_kind(one, setting.realtime)
+        print_stage(f"{name}: timing every step")
+        found[name] = cost_by_kind(one, setting.realtime)
     build_peak(setting.work, setting.target)
     peak = float(subprocess.check_output([setting.work / "peak"]))
     return {"target": setting.target.name, "peak_gflops": peak, "cases": found}
 
 
-def by_kind(one: PreparedLibrary, realtime: bool) -> dict[str, dict[str, float]]:
+def cost_by_kind(one: PreparedLibrary, realtime: bool) -> dict[str, dict[str, float]]:
     """CPU time and kept multiply-adds of each kind of kernel, steps timed one by one.
 
     `ms` adds up the steps' medians, `min_ms` their quickest runs.
@@ -239,7 +239,7 @@ def errors(work: Path, one: PreparedLibrary) -> dict[str, float | None]:
 def threads(setting: EngineSetting, names: list[str]) -> dict[str, Any]:
     """Our engine on two threads against one, wall time, interleaved."""
     libraries = {name: str(setting.prepare(name).library) for name in names}
-    found = measure_scaling(libraries, say)
+    found = measure_scaling(libraries, print_stage)
     return {"target": setting.target.name, "cores": len(os.sched_getaffinity(0)), "cases": found}
 
 
@@ -331,11 +331,11 @@ def main() -> None:
         if part not in parts:
             parser.error(f"unknown part {part!r}: {', '.join(parts)}")
     for part in chosen:
-        say(f"part {part}")
+        print_stage(f"part {part}")
         document[part] = parts[part]()
         text = markdown(document)
         write_results(out, document, text)
-    say(f"written: {out} and {out.with_suffix('.md')}")
+    print_stage(f"written: {out} and {out.with_suffix('.md')}")
     print(text)
 
 

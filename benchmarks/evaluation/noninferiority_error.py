@@ -124,7 +124,7 @@ def _placements(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np
     return share(score[positive], below), 1 - share(score[~positive], above)
 
 
-def at_margin(population: Population, way: str, margin: float) -> Scores:
+def candidate_at_margin(population: Population, way: str, margin: float) -> Scores:
     """The candidate whose value is `margin` below the reference, found by bisection."""
     low, high = 0.0, 1.0
     reference = population.value(population.outcomes())
@@ -141,7 +141,7 @@ def errors(
     population: Population, way: str, n: int, margin: float, studies: int, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Share of studies that call the candidate non-inferior: by plain t, and by our interval."""
-    other = at_margin(population, way, margin)
+    other = candidate_at_margin(population, way, margin)
     plain, ours = 0, 0
     for _ in range(studies):
         index = rng.integers(0, len(population.positive), n)

@@ -115,7 +115,9 @@ def _add(*costs: ChoiceCost) -> ChoiceCost:
     return ChoiceCost(*(sum(values) for values in zip(*costs, strict=True)))
 
 
-def by_steps(base: ConceptBase, case: TypedFinding, linked: Sequence[LinkedConcept]) -> ChoiceCost:
+def cost_by_steps(
+    base: ConceptBase, case: TypedFinding, linked: Sequence[LinkedConcept]
+) -> ChoiceCost:
     """ChoiceCost by coarse type, candidates, finer types; `Whole tree` if no candidate fits."""
     path = base.path(case.code)
     spent = _listed(groups(base), path[0])
@@ -131,14 +133,14 @@ def by_steps(base: ConceptBase, case: TypedFinding, linked: Sequence[LinkedConce
     return _add(spent, _finer(base, path[start:]))
 
 
-def by_buttons(base: ConceptBase, case: TypedFinding) -> ChoiceCost:
+def cost_by_buttons(base: ConceptBase, case: TypedFinding) -> ChoiceCost:
     """One click on what the report says, then finer types; else the three steps."""
     path = base.path(case.code)
     buttons = [offer.code for offer in from_report(base, case.linked)[:BUTTONS]]
     seen = ChoiceCost(0, 0, len(buttons))
     known = [at for at, code in enumerate(path) if code in buttons]
     if not known:
-        return _add(seen, by_steps(base, case, case.linked))
+        return _add(seen, cost_by_steps(base, case, case.linked))
     return _add(seen, ChoiceCost(1, 0, 0), _finer(base, path[known[-1] :]))
 
 
@@ -148,7 +150,7 @@ def _finer(base: ConceptBase, path: Sequence[str]) -> ChoiceCost:
     return _add(ChoiceCost(0, 0, 0), *steps)
 
 
-def by_search(index: TypeIndex, case: TypedFinding) -> ChoiceCost:
+def cost_by_search(index: TypeIndex, case: TypedFinding) -> ChoiceCost:
     """Letters of the code until it is among ten hits, then a click: a flat list of all types."""
     options = 0
     for n in range(1, len(case.code) + 1):
@@ -168,12 +170,12 @@ def growth(full: ConceptBase, cases: Sequence[TypedFinding], limit: int) -> list
         index = TypeIndex(base)
         start = time.process_time()
         ways = {
-            "buttons": [by_buttons(base, case) for case in chosen],
-            "report": [by_steps(base, case, case.linked) for case in chosen],
-            "steps": [by_steps(base, case, ()) for case in chosen],
+            "buttons": [cost_by_buttons(base, case) for case in chosen],
+            "report": [cost_by_steps(base, case, case.linked) for case in chosen],
+            "steps": [cost_by_steps(base, case, ()) for case in chosen],
         }
         spent_ms = 1000 * (time.process_time() - start) / (3 * len(chosen))
-        ways["flat"] = [by_search(index, case) for case in chosen]
+        ways["flat"] = [cost_by_search(index, case) for case in chosen]
         row: dict[str, Any] = {"types": size, "findings": len(chosen), "server_ms": spent_ms}
         for name, costs in ways.items():
             row[name] = {

@@ -31,7 +31,7 @@ from data_prep.reports.findings.linking import DictionaryLinker, finder_of, link
 from data_prep.reports.findings.scope import PRESENT
 from data_prep.reports.linker.candidates import learn_priors
 from data_prep.reports.linker.measure import agreement, count_codes, difference
-from data_prep.reports.linker.report_documents import asserted
+from data_prep.reports.linker.report_documents import asserted_mentions
 from data_prep.reports.linker.trained_linker import (
     ParsedReport,
     TrainedLinker,
@@ -87,7 +87,7 @@ def prior_codes(linker: TrainedLinker, reports: list[ParsedReport]) -> list[list
     """The candidate with the largest p(code | mention), which may be NIL."""
     found = []
     for report in reports:
-        best = [linker.generator.all_codes(m)[0].entity for m in asserted(report.mentions)]
+        best = [linker.generator.all_codes(m)[0].entity for m in asserted_mentions(report.mentions)]
         found.append(list(dict.fromkeys(code for code in best if code != NIL)) or [NORMAL])
     return found
 
@@ -113,7 +113,9 @@ class Ablation:
         self.test_reports = by_part["test"]
         self.base = build_base([report.codes for report in by_part["train"]], {"name": "OpenI"})
         self.train, self.val, self.test = (parse(self.base, by_part[n]) for n in by_part)
-        self.priors = learn_priors(self.base, [(asserted(r.mentions), r.codes) for r in self.train])
+        self.priors = learn_priors(
+            self.base, [(asserted_mentions(r.mentions), r.codes) for r in self.train]
+        )
         self.words = learn_vectors(self.base, self.train, 100)
         self.plain = self.new_linker({})
         self.documents = unbiased_documents(self.plain, self.train)
@@ -203,7 +205,7 @@ def measure_cost(ablation: Ablation, linker: TrainedLinker) -> list[dict[str, fl
     for n in (5, 10, 25, 50, 100, 150, 200):
         text, mentions = "", 0
         for sentence in sentences:
-            found = len(asserted(finder_of(linker.base)(sentence)))
+            found = len(asserted_mentions(finder_of(linker.base)(sentence)))
             if mentions + found <= n:
                 text, mentions = text + " " + sentence, mentions + found
         link_report(text, linker.base, linker)

@@ -28,7 +28,9 @@ OUT = RESULTS / "report_linking_ceiling.json"
 Decisions = list[list[LinkDecision]]
 
 
-def with_right_context(linker: TrainedLinker, documents: Sequence[LinkDocument]) -> Decisions:
+def decide_with_right_context(
+    linker: TrainedLinker, documents: Sequence[LinkDocument]
+) -> Decisions:
     """Decisions when the right code of every earlier mention stands in the context."""
     found: Decisions = []
     for document in documents:
@@ -48,7 +50,7 @@ def with_right_context(linker: TrainedLinker, documents: Sequence[LinkDocument])
     return found
 
 
-def without_context(linker: TrainedLinker, documents: Sequence[LinkDocument]) -> Decisions:
+def decide_without_context(linker: TrainedLinker, documents: Sequence[LinkDocument]) -> Decisions:
     """Decisions of the same weights when nothing joins the context."""
     hops, linker.model.hops = linker.model.hops, 0
     try:
@@ -87,8 +89,8 @@ def compare(reports: Path, folder: Path) -> dict[str, Any]:
     as_is = linker.decide_all(documents)
     ways = {
         "as it is": as_is,
-        "context switched off": without_context(linker, documents),
-        "context made right": with_right_context(linker, documents),
+        "context switched off": decide_without_context(linker, documents),
+        "context made right": decide_with_right_context(linker, documents),
         "every mention right whose code is a candidate": right_where_possible(documents, as_is),
     }
     again = np.array([one for document in documents for one in repeats(document)])

@@ -99,12 +99,12 @@ def link(model: DynamicContext, documents: Sequence[LinkDocument], order: Order)
     return found
 
 
-def by_prior(document: LinkDocument) -> Places:
+def link_by_prior(document: LinkDocument) -> Places:
     """The likeliest concept of every form."""
     return [0 for _ in document.mentions]
 
 
-def by_latest(document: LinkDocument) -> Places:
+def link_by_latest(document: LinkDocument) -> Places:
     """The latest concept spelled out before that is a candidate, else the likeliest: a rule."""
     found: Places = []
     for number, mention in enumerate(document.mentions):
@@ -200,7 +200,7 @@ class ShorthandBenchmark:
         documents = self.documents[part]
         return {
             name: [count_right(documents, [rule(document) for document in documents])]
-            for name, rule in (("prior only", by_prior), (RULE, by_latest))
+            for name, rule in (("prior only", link_by_prior), (RULE, link_by_latest))
         }
 
 

@@ -16,7 +16,7 @@ from data_prep.reports.findings.linking import refine
 from data_prep.reports.findings.mentions import AliasTable, Mention
 from data_prep.reports.findings.text import Sentence
 from data_prep.reports.linker.documents import EntityCandidate, LinkDocument, LinkMention, clamp
-from data_prep.reports.linker.report_documents import around, asserted, content, kind_of
+from data_prep.reports.linker.report_documents import around, asserted_mentions, content, kind_of
 
 MAX_CANDIDATES = 50  # by p(concept | form), as in DCA before its own selection
 SHORT_FORMS: dict[str, tuple[str, ...]] = {
@@ -99,7 +99,9 @@ class Shorthand:
         )
         self._counts: Counter[str] = Counter()
         for _, mentions in train:
-            self._counts.update(concept_of(base, mention) for mention in asserted(mentions))
+            self._counts.update(
+                concept_of(base, mention) for mention in asserted_mentions(mentions)
+            )
         self._sharing: dict[str, list[str]] = {form: [] for form in SHORT_FORMS}
         for concept in sorted(self._counts):
             for form in _FORMS_OF.get(split_code(concept)[0], ()):
@@ -119,7 +121,7 @@ class Shorthand:
             counted: Whether it is a training report: its own mentions are then excluded from the
                 priors, as for a new report.
         """
-        stated = asserted(mentions)
+        stated = asserted_mentions(mentions)
         short = self._shorten(name, sentences, stated)
         own = Counter(short.concepts) if counted else Counter()
         found = []

@@ -91,7 +91,7 @@ class Clock:
         return time.perf_counter() - self._wall, processor_s() - self._cpu
 
 
-def ours(
+def time_pipeline(
     paths: list[Path], out: Path, pictures: bool = True, engine: str = "onnxruntime"
 ) -> tuple[float, float]:
     """Seconds of a whole batch; with pictures, that is with all its default outputs."""
@@ -108,7 +108,7 @@ def ours(
     return clock.seconds()
 
 
-def naive(paths: list[Path], out: Path) -> tuple[float, float]:
+def time_plain_script(paths: list[Path], out: Path) -> tuple[float, float]:
     """Seconds of the script one would write: read, resize, run, decode, csv."""
     import onnxruntime
     from PIL import Image
@@ -168,13 +168,13 @@ def main() -> None:
             for engine in ("onnxruntime", "auto")
             for pictures in (True, False)
         }
-        naive(paths, root / "warm.csv")
+        time_plain_script(paths, root / "warm.csv")
         seconds: dict[str, list[tuple[float, float]]] = {"naive": [], **{k: [] for k in kinds}}
         for turn in range(options.rounds):
             for kind, (engine, pictures) in kinds.items():
                 out = root / f"{kind}{turn}"
-                seconds[kind].append(ours(paths, out, pictures, engine))
-            seconds["naive"].append(naive(paths, root / f"{turn}.csv"))
+                seconds[kind].append(time_pipeline(paths, out, pictures, engine))
+            seconds["naive"].append(time_plain_script(paths, root / f"{turn}.csv"))
         split = parts(paths, root / "parts")
         same = {
             engine: same_boxes(root / f"{engine}0" / "predictions.csv", root / "0.csv")

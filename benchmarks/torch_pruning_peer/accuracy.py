@@ -80,7 +80,7 @@ def train(
             after_step(step)
 
 
-def by_admm(
+def prune_by_admm(
     found: ImportedNetwork, images: Images, rate: float, part: Part, seed: int
 ) -> nn.Module:
     """ADMM towards the sets that a rate of weights needs, then the hard masks and compaction."""
@@ -146,7 +146,7 @@ def our_admm(task: Experiment) -> nn.Module:
         for m in (task.module, smaller)
     )
     part = Part(0, task.epochs // 2, task.epochs)
-    return by_admm(task.imported(), task.images, before / after, part, task.seed)
+    return prune_by_admm(task.imported(), task.images, before / after, part, task.seed)
 
 
 ARMS: dict[str, Callable[[Experiment], nn.Module]] = {

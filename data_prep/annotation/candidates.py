@@ -41,7 +41,7 @@ def image_side(box_xyxy: Box, width: float) -> str:
     return "right" if share > 0.8 else "left" if share < 0.2 else ""
 
 
-def from_report(
+def offer_findings_of_report(
     base: ConceptBase, linked: Iterable[LinkedConcept], side: str = ""
 ) -> list[OfferedFinding]:
     """Offers from the report: present findings, then uncertain, then prior; never absent ones.
@@ -90,10 +90,12 @@ def refilter(
     Raises:
         DataError: No such coarse type.
     """
-    return _filled_up(base, from_report(base, linked, side), coarse)
+    return _filled_up(base, offer_findings_of_report(base, linked, side), coarse)
 
 
-def for_mention(base: ConceptBase, codes: Iterable[str], coarse: str = "") -> list[OfferedFinding]:
+def offer_findings_of_mention(
+    base: ConceptBase, codes: Iterable[str], coarse: str = ""
+) -> list[OfferedFinding]:
     """Concepts offered for a mention: those its words can denote, then frequent headings.
 
     Args:
@@ -124,7 +126,7 @@ def coarse_types(base: ConceptBase, linked: Sequence[LinkedConcept]) -> list[tup
     The order is that of `groups`, the same for all studies, so that a group keeps its place.
     """
     counts: dict[str, int] = {}
-    for offer in from_report(base, linked):
+    for offer in offer_findings_of_report(base, linked):
         counts[offer.coarse] = counts.get(offer.coarse, 0) + 1
     return [(root, counts.get(root, 0)) for root in groups(base)]
 

@@ -113,7 +113,7 @@ def take_snapshot(root: str = "/") -> BoardSnapshot:
     return BoardSnapshot(clocks, zones)
 
 
-def held_back(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
+def throttling_reasons(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
     """Reasons why performance is limited: fixed clocks below their cap, zones near a trip point.
 
     Args:
@@ -130,8 +130,8 @@ def held_back(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
     return reasons
 
 
-def governed(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
-    """Clocks that a governor keeps below their cap because of the load; see `held_back`."""
+def clocks_lowered_by_governor(snapshot: BoardSnapshot, units: Tuple[str, ...]) -> List[str]:
+    """Clocks that a governor keeps below their cap because of the load; arguments as above."""
     low = low_clocks(snapshot, units)
     return ["{}, {}".format(text, name) for text, name in low if name in LOAD_GOVERNORS]
 

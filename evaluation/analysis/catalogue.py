@@ -114,7 +114,7 @@ def image_statistics(cases: EvaluationCases) -> list[AnyStatistic]:
     ]
     if cases.classes_known:
         for key, name in (("normal", NORMAL), ("not_normal", NOT_NORMAL)):
-            mask = positive | cases.of_class(name)
+            mask = positive | cases.negatives_of_class(name)
             items.append(
                 Statistic(
                     f"image.auroc_{key}",
@@ -139,8 +139,8 @@ def point_statistics(study: MatchedStudy, name: str, threshold: float) -> list[A
     ]
     if cases.classes_known:
         items += [
-            share(f"{name}.specificity_normal", ~called, cases.of_class(NORMAL)),
-            share(f"{name}.specificity_not_normal", ~called, cases.of_class(NOT_NORMAL)),
+            share(f"{name}.specificity_normal", ~called, cases.negatives_of_class(NORMAL)),
+            share(f"{name}.specificity_not_normal", ~called, cases.negatives_of_class(NOT_NORMAL)),
         ]
     sums = np.stack([hit, positive, cleared, ~positive], axis=1).astype(np.float64)
     for prevalence in PREVALENCES:
@@ -240,7 +240,7 @@ def _froc_statistics(study: MatchedStudy, shared: _SharedCounts) -> list[AnyStat
         compute = partial(_froc, ranking, shared, overlap, FROC_RATES, ones)
         items.append(Statistic(f"froc.iou_{overlap:.2f}.mean", n, compute, rests_on=with_truth))
     if study.cases.classes_known:
-        normal = study.cases.of_class(NORMAL).astype(np.float64)
+        normal = study.cases.negatives_of_class(NORMAL).astype(np.float64)
         on_normal = _SharedCounts(ranking, normal)
         for rate in FROC_RATES:
             compute = partial(_froc, ranking, on_normal, FROC_PRIMARY_IOU, (rate,), normal)

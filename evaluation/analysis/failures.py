@@ -76,7 +76,7 @@ class WorstCases:
 
 def find_errors(cases: EvaluationCases, threshold: float) -> list[ImageErrors]:
     """Classify every truth and every box of score >= `threshold`."""
-    normal, not_normal = cases.of_class(NORMAL), cases.of_class(NOT_NORMAL)
+    normal, not_normal = cases.negatives_of_class(NORMAL), cases.negatives_of_class(NOT_NORMAL)
     result = []
     for index in range(len(cases)):
         boxes = cases.boxes[index][cases.scores[index] >= threshold]

@@ -301,8 +301,10 @@ def compare_groups(
             for metric in METRICS:
                 place = index * len(groups) + number
                 delta, p_value = withheld(metric, n_positive, n - n_positive), float("nan")
-                if drawn.have(metric, place, number):
-                    delta, p_value = drawn.gap(metric, place, number, units_of=number)
+                if drawn.have_statistic(metric, place, number):
+                    delta, p_value = drawn.estimate_difference(
+                        metric, place, number, units_of=number
+                    )
                 rows.append(
                     SubgroupDelta(group.facet, group.name, n, n_positive, metric, delta, p_value)
                 )

@@ -19,7 +19,7 @@ from evaluation.metrics.bootstrap import Estimate, Resampler
 from evaluation.metrics.matching import order_truths
 from evaluation.study.cases import EvaluationCases
 from evaluation.study.image_files import find_image, read_pixels
-from evaluation.study.perturb import in_order, move_boxes, perturb
+from evaluation.study.perturb import move_boxes, perturb, sort_perturbations
 from pneumonia.runtime.errors import DataError, OutputError, os_errors_as
 from pneumonia.runtime.progress import Progress
 
@@ -65,7 +65,7 @@ def robustness_table(
     check_same_images([study.cases, *perturbed.values()])
     threshold = {point: study.thresholds[point]}
     studies = {"none": match_study(study.cases, threshold)}
-    for name in in_order(perturbed):
+    for name in sort_perturbations(perturbed):
         studies[name] = match_study(moved_cases(perturbed[name], name), threshold)
     sets = []
     for item in studies.values():
@@ -83,7 +83,9 @@ def robustness_table(
         RobustnessRow(
             name,
             values={metric: drawn.estimate(metric, index) for metric in sets[index]},
-            deltas={metric: drawn.gap(metric, index, 0)[0] for metric in sets[index]},
+            deltas={
+                metric: drawn.estimate_difference(metric, index, 0)[0] for metric in sets[index]
+            },
         )
         for index, name in enumerate(studies)
     ]

@@ -189,12 +189,14 @@ def evaluate_groups(
         n_positive = int((group.mask & study.cases.positive).sum())
         values, gaps, p_values = {}, {}, {}
         for metric in METRICS:
-            if not drawn.have(metric, index, base):
+            if not drawn.have_statistic(metric, index, base):
                 n = int(group.mask.sum())
                 values[metric] = gaps[metric] = withheld(metric, n_positive, n - n_positive)
                 continue
             values[metric] = drawn.estimate(metric, index)
-            gaps[metric], p_values[metric] = drawn.gap(metric, index, base, same_images=False)
+            gaps[metric], p_values[metric] = drawn.estimate_difference(
+                metric, index, base, same_images=False
+            )
         results.append(
             SubgroupResult(
                 group.facet, group.name, int(group.mask.sum()), n_positive, values, gaps, p_values
@@ -236,7 +238,7 @@ class DrawnSets:
         once = np.ones((1, len(resampler.patients)))
         self.values = {key: float(item.compute(once)[0]) for key, item in named}
 
-    def have(self, metric: str, *places: int) -> bool:
+    def have_statistic(self, metric: str, *places: int) -> bool:
         """Whether all sets at these places have a statistic."""
         return all(metric in self._sets[place] for place in places)
 
@@ -245,7 +247,7 @@ class DrawnSets:
         item = self._sets[place][metric]
         return summarise(item, self.draws[f"{place}.{metric}"], self._resampler)
 
-    def gap(
+    def estimate_difference(
         self,
         metric: str,
         place: int,

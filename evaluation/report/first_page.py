@@ -106,7 +106,7 @@ def _on_whom(evidence: StudyEvidence) -> str:
     parts = [f"{int(cases.positive.sum()):,} with an opacity"]
     if cases.classes_known:
         for name, text in ((NOT_NORMAL, "not normal but without an opacity"), (NORMAL, "normal")):
-            parts.append(f"{int(cases.of_class(name).sum()):,} {text}")
+            parts.append(f"{int(cases.negatives_of_class(name).sum()):,} {text}")
         text = f"{whose}: {', '.join(parts)}."
         if evidence.at_mix is not None:
             text += f" Also weighted to {evidence.at_mix.mix.text}."

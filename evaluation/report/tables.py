@@ -210,7 +210,7 @@ def _write_curves(evidence: StudyEvidence, folder: Path) -> None:
     write_csv(folder / "pr.csv", ("iou", "recall", "precision", "score"), rows)
     rows = []
     counted = {"all": None}
-    normal = study.cases.of_class(NORMAL)
+    normal = study.cases.negatives_of_class(NORMAL)
     groups = {**counted, **({"normal": normal} if normal.any() else {})}
     for overlap in FROC_IOU:
         for name, mask in groups.items():

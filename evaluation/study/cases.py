@@ -67,7 +67,7 @@ class EvaluationCases:
         """An attribute of every image, empty where not known."""
         return tuple(self.cohort.get(image_id, name) for image_id in self.ids)
 
-    def of_class(self, name: str) -> BoolArray:
+    def negatives_of_class(self, name: str) -> BoolArray:
         """(N,) negative images of a class (`Normal`, `No Lung Opacity / Not Normal`)."""
         return np.array([value == name for value in self.fact("class")], dtype=bool) & ~(
             self.positive
@@ -76,7 +76,7 @@ class EvaluationCases:
     @property
     def classes_known(self) -> bool:
         """Whether every negative image is known to be Normal or Not Normal."""
-        known = self.of_class(NORMAL) | self.of_class(NOT_NORMAL)
+        known = self.negatives_of_class(NORMAL) | self.negatives_of_class(NOT_NORMAL)
         return bool(known[~self.positive].all()) and not bool(self.positive.all())
 
     def truth_by_id(self) -> dict[str, Float64Array]:

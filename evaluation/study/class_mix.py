@@ -73,9 +73,11 @@ def class_strata(cases: EvaluationCases) -> IntArray:
     Raises:
         DataError: The class of a negative image is not known.
     """
-    strata = np.where(cases.of_class(NOT_NORMAL), 1, 0)
+    strata = np.where(cases.negatives_of_class(NOT_NORMAL), 1, 0)
     strata[cases.positive] = 2
-    unknown = ~cases.positive & ~cases.of_class(NORMAL) & ~cases.of_class(NOT_NORMAL)
+    unknown = (
+        ~cases.positive & ~cases.negatives_of_class(NORMAL) & ~cases.negatives_of_class(NOT_NORMAL)
+    )
     if unknown.any():
         raise DataError(
             "The class of negative images is not known",

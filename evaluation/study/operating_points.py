@@ -171,8 +171,8 @@ def _describe(
     weights = mix_weights(class_strata(cases), mix)
     return replace(
         point,
-        specificity_normal=_mean(~called, cases.of_class(NORMAL)),
-        specificity_not_normal=_mean(~called, cases.of_class(NOT_NORMAL)),
+        specificity_normal=_mean(~called, cases.negatives_of_class(NORMAL)),
+        specificity_not_normal=_mean(~called, cases.negatives_of_class(NOT_NORMAL)),
         mix=mix.name,
         rsna_score_at_mix=_mean(scores, np.isfinite(scores), weights),
         specificity_at_mix=_mean(~called, ~positive, weights),

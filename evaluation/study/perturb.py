@@ -73,7 +73,7 @@ def parse_name(name: str) -> tuple[str, float]:
     return kind, level
 
 
-def in_order(names: Iterable[str]) -> list[str]:
+def sort_perturbations(names: Iterable[str]) -> list[str]:
     """Names by kind as in `KINDS`, then by level.
 
     Raises:

@@ -140,7 +140,7 @@ def compare(
         at_mix=at_mix,
         mix=options.mix,
         why_no_mix=obstacle,
-        extra=hardware + _extra(options.figures),
+        extra=hardware + _pictures_section(options.figures),
         image_folder=options.image_folder,
     )
     write_compare_report(out / "compare.html", report)
@@ -159,7 +159,7 @@ def check_models(models: Sequence[ComparedModel]) -> None:
         )
 
 
-def _extra(figures: Sequence[tuple[Path, str]]) -> list[ExtraSection]:
+def _pictures_section(figures: Sequence[tuple[Path, str]]) -> list[ExtraSection]:
     """The given pictures as one section; raises ConfigError for a file that is not a PNG."""
     found = []
     for path, caption in figures:
@@ -178,7 +178,9 @@ def _studies(
 ) -> tuple[dict[str, MatchedStudy], dict[str, StudyThresholds]]:
     cases = {entry.name: options.read_cases(entry.predictions, labels) for entry in models}
     check_same_images(list(cases.values()))
-    judged = {entry.name: _judged(options, entry, cases[entry.name]) for entry in models}
+    judged = {
+        entry.name: _cases_and_thresholds(options, entry, cases[entry.name]) for entry in models
+    }
     thresholds = {name: item for name, (_, item) in judged.items()}
     studies = {}
     for name, (item, _) in judged.items():
@@ -187,7 +189,7 @@ def _studies(
     return studies, thresholds
 
 
-def _judged(
+def _cases_and_thresholds(
     options: CompareOptions, entry: ComparedModel, cases: EvaluationCases
 ) -> tuple[EvaluationCases, StudyThresholds]:
     """Cases with boxes scaled as frozen, and thresholds: given, the model's own, or chosen here.

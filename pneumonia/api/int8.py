@@ -135,7 +135,7 @@ def quantize_int8(
             "float32": _engine(source, model, scratch, options.threads),
             "int8": open_engine(trial, "onnxruntime", options.threads),
         }
-        first, second = (_judged(validation, e, progress) for e in engines.values())
+        first, second = (_validate_engine(validation, e, progress) for e in engines.values())
         metrics = {name: (first[name], second[name]) for name in ("rsna", "ap50", "auroc")}
         before_ms, after_ms = interleaved_latency(engines, TIMED_RUNS).values()
         for engine in engines.values():
@@ -153,7 +153,7 @@ def quantize_int8(
     )  # fmt: skip
 
 
-def lost(metrics: Mapping[str, tuple[float, float]], tolerance: float) -> list[str]:
+def fallen_metrics(metrics: Mapping[str, tuple[float, float]], tolerance: float) -> list[str]:
     """Names of the guarded metrics that fell by more than the tolerance."""
     return [name for name in GUARDED if metrics[name][0] - metrics[name][1] > tolerance]
 
@@ -161,7 +161,7 @@ def lost(metrics: Mapping[str, tuple[float, float]], tolerance: float) -> list[s
 def _refuse_loss(
     metrics: Mapping[str, tuple[float, float]], tolerance: float, bundle: Bundle
 ) -> None:
-    for name in lost(metrics, tolerance):
+    for name in fallen_metrics(metrics, tolerance):
         before, after = metrics[name]
         raise ExportError(
             "int8 loses too much on the validation images; nothing was written",
@@ -207,7 +207,7 @@ def _engine(bundle: Bundle, model: Path, scratch: Path, threads: int | None) -> 
     )
 
 
-def _judged(
+def _validate_engine(
     validation: DetectionValidation, engine: Engine, progress: Progress | None
 ) -> dict[str, float]:
     done = 0

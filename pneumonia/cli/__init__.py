@@ -102,16 +102,16 @@ def run(command: click.Command, arguments: Sequence[str] | None = None, **extra:
 
 def main() -> None:
     """Entry point of `pneumonia`."""
-    _leave(run(group, prog_name="pneumonia"))
+    _end_process(run(group, prog_name="pneumonia"))
 
 
 def main_score() -> None:
     """Entry point of `pneumonia-score`, the same as `pneumonia score`."""
     command = importlib.import_module(f"{__name__}.{VERBS['score'][0]}").command
-    _leave(run(command, prog_name="pneumonia-score"))
+    _end_process(run(command, prog_name="pneumonia-score"))
 
 
-def _leave(code: int) -> None:
+def _end_process(code: int) -> None:
     """End the process; one more Ctrl-C while Python shuts down ends it at once and silently."""
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -93,7 +93,7 @@ def run_compression(
         folder.refuse_inside(data.folder)
         folder.refuse_other_files()
         check_dataset(parent, data, accept_seen)
-        training = of_kinds(training, data)
+        training = limit_to_available_kinds(training, data)
         task = DetectionTask(data, read_spec(checkpoint), training)
         record = new_record(
             kind,
@@ -114,7 +114,7 @@ def run_compression(
             )
             if folder.record().get("status") == "done":
                 return _finished(checkpoint, folder)
-        trainer = Trainer(_taught(task, parent, recipe), resume, progress)
+        trainer = Trainer(_add_teacher(task, parent, recipe), resume, progress)
         with folder.recorded(record, recipe, writes=distributed.is_first()):
             spec, tensors = load_model(checkpoint)
             if parent.is_bundle():
@@ -147,7 +147,7 @@ def _compressed(job: CompressionJob, compress: Compress, bytes_before: int) -> C
     return result
 
 
-def of_kinds(training: TrainRecipe, data: Dataset) -> TrainRecipe:
+def limit_to_available_kinds(training: TrainRecipe, data: Dataset) -> TrainRecipe:
     """A training recipe with those of its kinds of image that a dataset has.
 
     Where it has none of them, all of its images count alike.
@@ -276,7 +276,7 @@ def _seen_images(folder: Path, data: Dataset) -> int:
     )
 
 
-def _taught(task: TrainingTask, parent: RunFolder, recipe: Recipe) -> TrainingTask:
+def _add_teacher(task: TrainingTask, parent: RunFolder, recipe: Recipe) -> TrainingTask:
     """The task, with the recipe's teacher if it has one."""
     if not recipe.distil:
         return task

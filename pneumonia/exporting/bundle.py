@@ -18,7 +18,7 @@ from pneumonia.exporting.run_facts import RunFacts, read_run_facts
 from pneumonia.network.accounting import NetworkTotals, account
 from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.files import load_model, quantized_layers, save_model
-from pneumonia.network.image_head import without_class_outputs
+from pneumonia.network.image_head import remove_class_outputs
 from pneumonia.runs.checksums import check_files
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json, write_text
@@ -134,7 +134,7 @@ def export(
     step(0)
     folder = RunFolder(run).checkpoint(options.checkpoint)
     _check_source(folder)
-    spec, tensors = without_class_outputs(*load_model(folder))
+    spec, tensors = remove_class_outputs(*load_model(folder))
     check_finite(tensors)
     facts = read_run_facts(folder)._replace(about=read_about(options.about))
     step(1)

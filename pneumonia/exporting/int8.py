@@ -187,11 +187,11 @@ def _weight_scales(model: onnx.ModelProto) -> dict[str, npt.NDArray[np.float32]]
     }
 
 
-def on_integers(weight: Batch, scales: npt.NDArray[np.float32]) -> Batch:
+def round_to_int8(weight: Batch, scales: npt.NDArray[np.float32]) -> Batch:
     """The values of a float weight (O, ...) after int8 quantization with these scales (O,)."""
-    by_filter = scales.reshape(-1, *[1] * (weight.ndim - 1))
-    integers = np.clip(np.rint(weight / by_filter), -INTEGERS, INTEGERS)
-    return np.asarray((integers * by_filter).astype(np.float32))
+    energy_by_filter = scales.reshape(-1, *[1] * (weight.ndim - 1))
+    integers = np.clip(np.rint(weight / energy_by_filter), -INTEGERS, INTEGERS)
+    return np.asarray((integers * energy_by_filter).astype(np.float32))
 
 
 def _check_opset(model: Any) -> None:
@@ -250,7 +250,7 @@ def write_int8_bundle(
     check_replaceable(out)
     tensors = {
         name: torch.from_numpy(
-            on_integers(array, made.weight_scales[layer])
+            round_to_int8(array, made.weight_scales[layer])
             if part == "weight" and layer in made.weight_scales
             else array
         )

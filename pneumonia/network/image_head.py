@@ -11,7 +11,7 @@ from pneumonia.runtime.model.layers import GlobalAvgPool, Linear
 from pneumonia.runtime.model.spec import NetworkSpec
 
 
-def with_image_head(spec: NetworkSpec, n_values: int = 1) -> NetworkSpec:
+def add_image_head(spec: NetworkSpec, n_values: int = 1) -> NetworkSpec:
     """A detector with one more output, a linear layer on the mean of the coarsest head's input.
 
     Args:
@@ -40,7 +40,7 @@ def with_image_head(spec: NetworkSpec, n_values: int = 1) -> NetworkSpec:
     return spec._replace(layers=(*spec.layers, pool, logit), outputs=(*spec.outputs, logit.name))
 
 
-def without_class_outputs(
+def remove_class_outputs(
     spec: NetworkSpec, tensors: Mapping[str, Tensor]
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """The network without the outputs that only its training needed, and what feeds them alone.

@@ -244,7 +244,7 @@ def _opaque(w: GraphWriter, layer: layers.Opaque, sources: Nodes) -> fx.Node:
     whole = w.network.opaque_module(layer.name)
     assert isinstance(whole, LaidOutModule)
     inputs = [
-        w.laid_out(node, dims, w.shapes[name])
+        w.to_layout(node, dims, w.shapes[name])
         for node, dims, name in zip(sources, whole.inputs, layer.inputs, strict=True)
     ]
     made = w.module(layer.name, "layer", lambda: copy.deepcopy(whole.module), *inputs)

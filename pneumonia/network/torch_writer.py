@@ -114,11 +114,11 @@ class GraphWriter:
             return node
         return self._recorded(layouts.from_layout, node, dims, shape)
 
-    def laid_out(self, node: fx.Node, dims: Sequence[Dim], shape: Shape) -> fx.Node:
+    def to_layout(self, node: fx.Node, dims: Sequence[Dim], shape: Shape) -> fx.Node:
         """A value (N, C, H, W) laid out as `dims` says."""
         if tuple(dims) == map_dims(size_of(dims[0]), shape, 4):
             return node
-        return self._recorded(layouts.laid_out, node, dims)
+        return self._recorded(layouts.to_layout, node, dims)
 
     def _recorded(self, function: Callable[..., Any], node: fx.Node, *args: Any) -> fx.Node:
         """The nodes of what a function does with a tensor."""
@@ -136,7 +136,7 @@ class GraphWriter:
             self.graph.output(flat[0] if len(flat) == 1 else tuple(flat))
             return
         flat = [
-            self.laid_out(self.values[view.layer], view.dims, self.shapes[view.layer])
+            self.to_layout(self.values[view.layer], view.dims, self.shapes[view.layer])
             for view in self.interface.outputs
         ]
         self.graph.output(pytree.tree_unflatten(flat, self.interface.structure))

@@ -21,8 +21,8 @@ def bundle_record(folder: Path) -> dict[str, Any]:
     Raises:
         ArtefactError: The bundle is damaged.
     """
-    said = load_bundle(str(folder)).manifest.get("run")
-    run: dict[str, Any] = said if isinstance(said, dict) else {}
+    manifest_run = load_bundle(str(folder)).manifest.get("run")
+    run: dict[str, Any] = manifest_run if isinstance(manifest_run, dict) else {}
     training = run.get("training")
     if not isinstance(training, dict):
         text = recipe_path(DEFAULT_TRAINING, "train").read_text(encoding="utf-8")

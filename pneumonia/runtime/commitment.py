@@ -40,7 +40,7 @@ class CommitmentReports:
         self._lock = threading.Lock()
         self._awaited: Dict[str, Optional[Outcomes]] = {}
 
-    def expect(self) -> str:
+    def new_transaction(self) -> str:
         """A new transaction UID; its report is accepted from now on."""
         transaction = "2.25.{}".format(uuid.uuid4().int)
         with self._lock:
@@ -114,7 +114,7 @@ def ask_for_commitment(
     Returns:
         The outcome of each object.
     """
-    transaction = reports.expect()
+    transaction = reports.new_transaction()
     missing = CommitmentOutcome(NO_REPORT)
     found: Optional[Outcomes] = None
     try:

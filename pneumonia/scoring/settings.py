@@ -78,7 +78,7 @@ def describe_model(detector: Detector, settings: ScoreSettings) -> ScoringModel:
     parts += [detector.settings, settings.limits.read._asdict(), settings.rules.digest()]
     parts += [settings.deidentify, settings.allow_burned_in, settings.identifiers]
     digest = hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
-    version = ResultFacts.of_bundle(bundle, name).model_version
+    version = ResultFacts.from_bundle(bundle, name).model_version
     return ScoringModel(
         bundle.model_name, bundle.model_hash, name, threshold, engine, digest, version
     )

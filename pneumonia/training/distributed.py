@@ -62,7 +62,7 @@ def total(count: float, device: torch.device) -> float:
     return float(value)
 
 
-def from_first(values: list[float], device: torch.device) -> list[float]:
+def broadcast_numbers(values: list[float], device: torch.device) -> list[float]:
     """The first process's numbers, on every process; lists must be equally long."""
     if world_size() == 1:
         return values

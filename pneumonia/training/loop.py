@@ -37,7 +37,7 @@ from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.journal import MetricsJournal
 from pneumonia.training.loading import BatchLoader, worker_faults
 from pneumonia.training.optimiser import learning_rate, make_optimiser, set_learning_rate
-from pneumonia.training.task import SELECTION, TrainingBatch, TrainingTask, check_images
+from pneumonia.training.task import SELECTION_METRIC, TrainingBatch, TrainingTask, check_images
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _validate(
         row |= {f"val_{key}": value for key, value in metrics.items()}
         row["val_s"] = time.perf_counter() - started
     device = next(state.network.parameters()).device
-    metric = distributed.from_first([metrics.get(SELECTION, math.nan)], device)[0]
+    metric = distributed.broadcast_numbers([metrics.get(SELECTION_METRIC, math.nan)], device)[0]
     if not metric > progressed.best_metric:  # NaN is never better
         return progressed
     if distributed.is_first():

@@ -15,7 +15,7 @@ from pneumonia.network.anchors import kmeans_anchors
 from pneumonia.network.batch_norm import folded_layers, unfold_batch_norm
 from pneumonia.network.darknet import read_darknet
 from pneumonia.network.files import load_model
-from pneumonia.network.image_head import with_image_head
+from pneumonia.network.image_head import add_image_head
 from pneumonia.network.module import Network, initialise
 from pneumonia.network.zoo import ZOO, build
 from pneumonia.runs.folder import RunFolder, new_record
@@ -144,8 +144,8 @@ def make_spec(dataset: Dataset, recipe: TrainRecipe) -> NetworkSpec:
         anchors=anchors,
     )
     if model.image_head:
-        spec = with_image_head(spec)
-    return with_image_head(spec, len(IMAGE_CLASSES)) if model.class_head else spec
+        spec = add_image_head(spec)
+    return add_image_head(spec, len(IMAGE_CLASSES)) if model.class_head else spec
 
 
 def training_box_sizes(dataset: Dataset, recipe: TrainRecipe) -> np.ndarray[Any, Any]:

@@ -11,7 +11,7 @@ from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.model.spec import NetworkSpec
 
 # The key of `TrainingTask.evaluate` that chooses the best epoch; higher wins.
-SELECTION = "selection_metric"
+SELECTION_METRIC = "selection_metric"
 
 
 class EpochSample(NamedTuple):

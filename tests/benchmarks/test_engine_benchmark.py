@@ -32,7 +32,7 @@ def test_no_quiet_run_has_no_quiet_ratio():
 def test_an_engine_that_stops_is_named_with_its_last_message(tmp_path):
     runner = Runner("ours", "absent", (1, 8, 8), tmp_path)
     assert runner.facts is None
-    complaint = runner.complaint()
+    complaint = runner.last_error()
     assert "libabsent.so" in complaint
     assert str(tmp_path / "absent.ours.log") in complaint
 

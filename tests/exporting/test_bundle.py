@@ -11,7 +11,7 @@ from pneumonia.cli import group, run
 from pneumonia.exporting import bundle as export_bundle
 from pneumonia.exporting.bundle import ExportOptions, export
 from pneumonia.network.files import load_model, save_model
-from pneumonia.network.image_head import with_image_head
+from pneumonia.network.image_head import add_image_head
 from pneumonia.network.inspection import inspect_folder
 from pneumonia.network.module import Network
 from pneumonia.network.zoo import build
@@ -29,7 +29,7 @@ DISCLAIMER = "Research use only. Not a medical device."
 def trained(tmp_path):
     """A run folder as training leaves it; `last` differs from `best`."""
     folder = tmp_path / "run"
-    spec = with_image_head(build("yolov3-tiny", width=0.25, size=64))
+    spec = add_image_head(build("yolov3-tiny", width=0.25, size=64))
     layer = spec.layer("conv_012")
     spec = spec.replace_layers({"conv_012": layer._replace(storage=StorageSpec("columns", 8))})
     save_model(folder / "best", spec, random_tensors(spec, 1))
@@ -399,8 +399,8 @@ def test_text_of_people_heads_the_model_card(trained, tmp_path):
 
 def test_what_only_the_training_needed_stays_behind(tmp_path):
     plain = build("yolov3-tiny", width=0.25, size=64)
-    tensors = random_tensors(with_image_head(plain, 3), 1)
-    save_model(tmp_path / "with/best", with_image_head(plain, 3), tensors)
+    tensors = random_tensors(add_image_head(plain, 3), 1)
+    save_model(tmp_path / "with/best", add_image_head(plain, 3), tensors)
     own = {k: v for k, v in tensors.items() if k in random_tensors(plain, 1)}
     save_model(tmp_path / "without/best", plain, own)
     hashes = []

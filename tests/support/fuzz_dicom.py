@@ -150,7 +150,7 @@ class DicomFuzz:
         self.path = Path(folder) / "film.dcm"
         self.finds = Path(finds)
         bundle = load_bundle(str(ROOT / "pneumonia" / "models" / "default"), verify=False)
-        self.facts = ResultFacts.of_bundle(bundle, next(iter(bundle.operating_points)))
+        self.facts = ResultFacts.from_bundle(bundle, next(iter(bundle.operating_points)))
         self.counts = Counter()
         self.faults = []
         self.repeated = 0

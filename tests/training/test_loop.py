@@ -20,7 +20,7 @@ from pneumonia.training.detector.task import DetectionTask
 from pneumonia.training.hooks import TrainingHook
 from pneumonia.training.journal import read_metrics
 from pneumonia.training.loop import FitResult, fit, uses_bf16
-from pneumonia.training.task import SELECTION
+from pneumonia.training.task import SELECTION_METRIC
 from tests.support.tiny import tiny_network, tiny_spec
 
 TIMES = {"images_per_s", "data_wait_fraction", "epoch_s", "val_s"}
@@ -40,7 +40,7 @@ class Scripted(DetectionTask):
 
     def evaluate(self, network: Network) -> dict[str, float]:
         super().evaluate(network)
-        return {SELECTION: next(self.metrics)}
+        return {SELECTION_METRIC: next(self.metrics)}
 
 
 class Noise(TrainingHook):

@@ -11,10 +11,10 @@ from pydantic import Field
 from data_prep.annotation.candidates import (
     coarse_types,
     describe,
-    for_mention,
-    from_report,
     groups,
     image_side,
+    offer_findings_of_mention,
+    offer_findings_of_report,
     refilter,
 )
 from data_prep.annotation.mention_links import candidate_codes, check_links
@@ -217,7 +217,11 @@ def _add_types(routes: APIRouter, project: AnnotationProject) -> None:
         linked = project.linking(study, name)
         frontal = project.store.view(study.key) in ("AP", "PA", "")
         side = image_side((x1, 0.0, x2, 1.0), study.width) if frontal and x2 > x1 else ""
-        offers = refilter(base, linked, coarse, side) if coarse else from_report(base, linked, side)
+        offers = (
+            refilter(base, linked, coarse, side)
+            if coarse
+            else offer_findings_of_report(base, linked, side)
+        )
         return {
             "offers": [offer._asdict() for offer in offers],
             "coarse": coarse_types(base, linked),
@@ -230,7 +234,9 @@ def _add_types(routes: APIRouter, project: AnnotationProject) -> None:
         _, study, name = opened(project, key, person)
         text = _report_text(project, study, name)
         codes = candidate_codes(base, text, (start, end))
-        return {"offers": [offer._asdict() for offer in for_mention(base, codes, coarse)]}
+        return {
+            "offers": [offer._asdict() for offer in offer_findings_of_mention(base, codes, coarse)]
+        }
 
     @routes.get("/types/children")
     def children(person: Person, node: Text = "") -> dict[str, Any]:

@@ -86,7 +86,7 @@ def assertions_of(words: Sequence[str], mentions: Sequence[MentionSpan]) -> list
     cues = clause.cues()
     found: list[set[str]] = [set() for _ in mentions]
     for cue in cues:
-        for at in clause.reach(cue, cues):
+        for at in clause.findings_in_scope(cue, cues):
             if not (cue.category == EARLIER and mentions[at].lasting):
                 found[at].add(cue.category)
     assertions = [clause.decide(kinds, cues) for kinds in found]
@@ -136,17 +136,17 @@ class _Sentence:
             at += 1
         return places
 
-    def reach(self, cue: ScopeCue, cues: Sequence[ScopeCue]) -> list[int]:
+    def findings_in_scope(self, cue: ScopeCue, cues: Sequence[ScopeCue]) -> list[int]:
         """Indices of the findings in the scope of a cue."""
         if cue.category == NEUTRAL:
             return []
-        ahead = [n for n in range(len(self.mentions)) if self._ahead(cue, n, cues)]
+        ahead = [n for n in range(len(self.mentions)) if self._findings_ahead(cue, n, cues)]
         if cue.direction == FORWARD:
             return ahead
         if cue.direction == NEXT:  # "previous tuberculous pneumonia" is one finding
             joined = [n for n in ahead[1:2] if self.mentions[n].start == self.mentions[n - 1].end]
             return ahead[:1] + joined
-        behind = [n for n in range(len(self.mentions)) if self._behind(cue, n)]
+        behind = [n for n in range(len(self.mentions)) if self._findings_behind(cue, n)]
         if cue.direction == TOUCHING:
             return [n for n in ahead if self.mentions[n].start <= cue.end + 1]
         if cue.direction in (FLIP, ADJECTIVE):
@@ -159,7 +159,7 @@ class _Sentence:
         assert cue.direction == ADJACENT, cue
         return behind[-1:]
 
-    def _ahead(self, cue: ScopeCue, number: int, cues: Sequence[ScopeCue]) -> bool:
+    def _findings_ahead(self, cue: ScopeCue, number: int, cues: Sequence[ScopeCue]) -> bool:
         mention = self.mentions[number]
         if mention.start < cue.end:
             return mention.start < cue.start < mention.end  # within: the heart is not enlarged
@@ -237,7 +237,7 @@ class _Sentence:
                 return self.words[at - 1] in WORDS["prepositions"]
         return False
 
-    def _behind(self, cue: ScopeCue, number: int) -> bool:
+    def _findings_behind(self, cue: ScopeCue, number: int) -> bool:
         mention = self.mentions[number]
         if mention.end > cue.start:
             return mention.start < cue.start  # within the alias

@@ -69,7 +69,7 @@ def learn_priors(
             if gold == NIL:
                 continue
             heading, own = split_code(gold)
-            for name in _usual(base, heading):
+            for name in _qualifiers_of_heading(base, heading):
                 pair = (hits if name in own else misses).setdefault(name, [0, 0])
                 pair[0] += 1
                 pair[1] += name in mention.qualifiers
@@ -87,7 +87,7 @@ def prior_keys(mention: Mention) -> tuple[str, str]:
     return f"{mention.alias}|{mention.assertion}", mention.alias
 
 
-def _usual(base: ConceptBase, heading: str) -> list[str]:
+def _qualifiers_of_heading(base: ConceptBase, heading: str) -> list[str]:
     names: dict[str, None] = {}
     for code in base.by_heading.get(heading, ()):
         names.update(dict.fromkeys(split_code(code)[1]))
@@ -172,7 +172,7 @@ class CandidateGenerator:
         table = self._tables.get(heading)
         if table is None:
             codes = tuple(self.base.by_heading.get(heading, ())) or (heading,)
-            names = tuple(self._order(_usual(self.base, heading)))
+            names = tuple(self._order(_qualifiers_of_heading(self.base, heading)))
             has = np.array(
                 [[name in split_code(code)[1] for name in names] for code in codes], dtype=np.bool_
             ).reshape(len(codes), len(names))

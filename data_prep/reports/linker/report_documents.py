@@ -31,7 +31,7 @@ def content_words(sentences: Sequence[Sentence]) -> list[tuple[str, ...]]:
     return [content(sentence.words) for sentence in sentences]
 
 
-def around(words: Sequence[str], place: int) -> tuple[str, ...]:
+def context_words(words: Sequence[str], place: int) -> tuple[str, ...]:
     """Content words up to CONTEXT_WORDS places before and after a place."""
     return content(words[max(0, place - CONTEXT_WORDS) : place + CONTEXT_WORDS + 1])
 
@@ -41,7 +41,7 @@ def kind_of(mention: Mention) -> int:
     return 2 * (mention.section == "impression") + (mention.assertion == UNCERTAIN)
 
 
-def asserted(mentions: Sequence[Mention]) -> list[Mention]:
+def asserted_mentions(mentions: Sequence[Mention]) -> list[Mention]:
     """Mentions with the assertion present or uncertain: only these are coded in a report."""
     return [m for m in mentions if m.assertion not in (ABSENT, PRIOR)]
 
@@ -69,13 +69,13 @@ class DocumentMaker:
         """The document of a report's asserted mentions, in their order.
 
         Args:
-            mentions: All of them; see `asserted`.
+            mentions: All of them; see `asserted_mentions`.
             codes: Manual codes, from which each mention's gold is guessed; None = unknown.
         """
         words = [word for sentence in sentences for word in sentence.words]
-        stated = asserted(mentions)
+        stated = asserted_mentions(mentions)
         ranked = [self._generator.all_codes(mention) for mention in stated]
-        passed_on = inherited([self._generator.best_code(codes) for codes in ranked])
+        passed_on = inherited_codes([self._generator.best_code(codes) for codes in ranked])
         found = [
             self._mention(mention, words, own, passed_on, codes)
             for mention, own in zip(stated, ranked, strict=True)
@@ -90,7 +90,7 @@ class DocumentMaker:
         passed_on: Mapping[str, Sequence[str]],
         codes: Sequence[str] | None,
     ) -> LinkMention:
-        context = around(words, mention.place)
+        context = context_words(words, mention.place)
         fit = self._context_score((c.entity for c in ranked[:_PRESELECT]), context)
         headings = dict.fromkeys(split_code(target)[0] for target in mention.targets)
         same = [code for heading in headings for code in passed_on.get(heading, ())]
@@ -105,7 +105,7 @@ class DocumentMaker:
         )
 
 
-def inherited(best: Sequence[str]) -> dict[str, list[str]]:
+def inherited_codes(best: Sequence[str]) -> dict[str, list[str]]:
     """Heading -> codes of the report's mentions, as candidates for mentions that may repeat them.
 
     The counterpart of person coreference in DCA: "opacity" in the impression inherits the candidate

@@ -27,7 +27,7 @@ from data_prep.reports.linker.measure import LinkingAgreement, agreement, count_
 from data_prep.reports.linker.report_documents import (
     N_MENTION_KINDS,
     DocumentMaker,
-    asserted,
+    asserted_mentions,
     content_words,
 )
 from data_prep.reports.linker.spaces import ConceptSpace, parts_of
@@ -84,7 +84,7 @@ class TrainedLinker:
         """Absent and prior mentions get the code of highest prior."""
         sentences, _ = finder_of(self.base).read(text)
         decided = iter(self.decide(self.make("", sentences, mentions)))
-        stated = {id(mention) for mention in asserted(mentions)}
+        stated = {id(mention) for mention in asserted_mentions(mentions)}
         return [next(decided) if id(m) in stated else self._by_prior(m) for m in mentions]
 
     def _by_prior(self, mention: Mention) -> LinkDecision:
@@ -219,7 +219,7 @@ def learn_vectors(
     together = []
     for report in reports:
         words = [word for sentence in report.sentences for word in sentence.words]
-        for mention in asserted(report.mentions):
+        for mention in asserted_mentions(report.mentions):
             gold = best_gold(mention, report.codes)
             if gold != NIL:
                 near = words[max(0, mention.place - _NEAR) : mention.place + _NEAR + 1]
@@ -248,7 +248,7 @@ def train_linker(
     """
     base = build_base([report.codes for report in train if report.codes], source)
     parsed = parse(base, [report for report in train if report.codes])
-    priors = learn_priors(base, [(asserted(r.mentions), r.codes) for r in parsed])
+    priors = learn_priors(base, [(asserted_mentions(r.mentions), r.codes) for r in parsed])
     words = learn_vectors(base, parsed, config.dimensions)
     linker = TrainedLinker(base, priors, words, config)
     documents = unbiased_documents(linker, parsed)
@@ -271,7 +271,7 @@ def unbiased_documents(
         others = [r for i, r in enumerate(reports) if i % _FOLDS != fold]
         counts = Counter(code for report in others for code in report.codes)
         base = linker.base.with_counts(counts)
-        priors = learn_priors(base, [(asserted(r.mentions), r.codes) for r in others])
+        priors = learn_priors(base, [(asserted_mentions(r.mentions), r.codes) for r in others])
         make = linker.maker(CandidateGenerator(base, priors))
         documents += [make(r.name, r.sentences, r.mentions, r.codes) for r in reports[fold::_FOLDS]]
     return documents

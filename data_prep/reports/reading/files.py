@@ -151,7 +151,7 @@ def _read_file(path: Path) -> SourceReport:
     return (
         SourceReport(name, "", reason="binary")
         if text is None
-        else checked(SourceReport(name, text))
+        else check_report(SourceReport(name, text))
     )
 
 
@@ -162,7 +162,7 @@ def _xml_report(data: bytes, name: str) -> SourceReport:
     if not article.sections:
         return SourceReport(name, "", reason="not_a_report")
     images = tuple(image for image in article.images if _ID.fullmatch(image))
-    return checked(
+    return check_report(
         SourceReport(name, join_sections(article.sections), tuple(article.codes), images)
     )
 
@@ -194,7 +194,7 @@ def _is_binary(text: str) -> bool:
     return "\x00" in text or odd > 0.02 * len(text[:4096])
 
 
-def checked(report: SourceReport) -> SourceReport:
+def check_report(report: SourceReport) -> SourceReport:
     """The report with its text, or with a reason: markup, another language, too long, empty."""
     text = report.text
     letters = sum(c.isalpha() for c in text[:4096])
@@ -310,7 +310,7 @@ def _csv_report(header: list[str], cells: list[str], number: int) -> SourceRepor
         text = _decode_single_bytes(text.encode("utf-8", "surrogateescape"))
     if any(cells[len(header) :]):  # a comma in a text without quotes: the rest of it is lost
         return SourceReport(name, "", codes, images, "more_cells_than_columns")
-    return checked(SourceReport(name, text, codes, images))
+    return check_report(SourceReport(name, text, codes, images))
 
 
 def join_sections(parts: list[tuple[str, str]]) -> str:

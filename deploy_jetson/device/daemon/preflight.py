@@ -137,7 +137,7 @@ def check_everything(config: DaemonConfig) -> None:
     check_secrets(config)
     bundle = load_bundle(config.daemon.bundle)
     name = config.daemon.threshold or next(iter(bundle.operating_points), "")
-    ResultFacts.of_bundle(bundle, name)
+    ResultFacts.from_bundle(bundle, name)
     if os.path.exists(config.daemon.state) and not os.path.isdir(config.daemon.state):
         raise ConfigError("State is not a folder", where=config.daemon.state)
     if config.dicom.port >= 0 or config.destinations:

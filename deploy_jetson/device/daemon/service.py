@@ -78,7 +78,7 @@ class DaemonService:
         self.journal, self._rebuild = open_journal(self.spool)
         self.decoder = (make_decoder or make_child)(config, self._beat)
         store = JobStore(config, self.spool, self.journal, self.metrics)
-        self.worker = JobWorker(store, self.model, self.decoder, self._notifier.alive)
+        self.worker = JobWorker(store, self.model, self.decoder, self._notifier.send_watchdog)
         self.intake = ImageIntake(store, self.model.facts.model_hash, self.worker.wake)
         self.governor = ThermalGovernor(config.thermal)
         self.monitor = PowerMonitor()
@@ -354,7 +354,7 @@ def serve(config: DaemonConfig) -> None:
 
 
 def _serve(config: DaemonConfig) -> None:
-    service = DaemonService(config, SystemdNotifier.of_environment())
+    service = DaemonService(config, SystemdNotifier.from_environment())
 
     def on_signal(number: int, frame: Any) -> None:
         if service._stop.is_set():

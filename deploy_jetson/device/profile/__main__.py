@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _tell(done: int, total: int, note: str) -> None:
+def _print_progress(done: int, total: int, note: str) -> None:
     sys.stderr.write("{}{}: {}\n".format(done, "/{}".format(total) if total else "", note))
 
 
@@ -81,7 +81,7 @@ def _measure(arguments: Sequence[str]) -> None:
         options.calibration,
         options.threads,
     )
-    document = profile(request, _tell)
+    document = profile(request, _print_progress)
     title, header, rows, remarks = headline(document)
     lines = [title] + ["  ".join(cells) for cells in [header] + rows] + remarks
     sys.stdout.write("\n".join(lines) + "\n")

@@ -8,7 +8,12 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from deploy_jetson.device.board import BoardSnapshot, CpuTimes, governed, held_back
+from deploy_jetson.device.board import (
+    BoardSnapshot,
+    CpuTimes,
+    clocks_lowered_by_governor,
+    throttling_reasons,
+)
 from deploy_jetson.device.power.clock import MonotonicClock
 from deploy_jetson.device.power.sampler import open_sampler
 from deploy_jetson.device.power.sensor import PowerSensor
@@ -137,9 +142,9 @@ class _Run:
         seen = self.around.snapshot()  # at once: the governor has not noticed the end yet
         self.snapshots[name] = seen.record()
         self._keep(kind, times[0][0], end, times)
-        for reason in held_back(seen, self.load.units):
+        for reason in throttling_reasons(seen, self.load.units):
             self.notes.append(["throttled", "{}: {}".format(name, reason)])
-        for reason in governed(seen, self.load.units):
+        for reason in clocks_lowered_by_governor(seen, self.load.units):
             self.notes.append(["governor", "{}: {}".format(name, reason)])
         if before is not None and after is not None:
             others = (after.machine_s - before.machine_s) - (after.own_s - before.own_s)

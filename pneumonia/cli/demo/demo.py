@@ -19,7 +19,7 @@ from pneumonia.cli.demo.page import (
     result_rows,
     write_page,
 )
-from pneumonia.cli.demo.processes import beside, run_verb, training_partners
+from pneumonia.cli.demo.processes import run_in_background, run_verb, training_partners
 from pneumonia.cli.demo.progress import OTHER, TRAINING, DemoProgress, DemoStep, show_estimate
 from pneumonia.cli.options import FOLDER
 from pneumonia.cli.terminal import shell_command, show_table
@@ -97,11 +97,11 @@ def command(out: Path, seed: int, precision: str, smoke: bool) -> None:
     # waiting for each other; a setting of the user's own stays.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     scale = SMOKE if smoke else FULL
-    folder = DemoFolder(_fresh(out))
+    folder = DemoFolder(_empty_demo_folder(out))
     dense, pruned = folder.models
     epochs = _epochs(scale)
     progress = DemoProgress(_steps(*epochs), show_estimate)
-    with progress.shown(), training_partners() as run_shared:
+    with progress.draw_bar(), training_partners() as run_shared:
         progress.begin()
         run_verb("data", "phantom", "--out", folder.phantoms, "--count", scale.films,
              "--size", FILM_PX, "--seed", seed, "--fractions", *FRACTIONS)  # fmt: skip
@@ -111,7 +111,7 @@ def command(out: Path, seed: int, precision: str, smoke: bool) -> None:
              *_overrides((f"seed={seed}", f"precision={precision}", *scale.train)))  # fmt: skip
         progress.begin(progress.reports * epochs[1] / epochs[0])
         # The dense model scores these studies once: compiling it would take longer than it saves.
-        with beside([_export(dense), _score(dense, folder, "--engine", "onnxruntime")]):
+        with run_in_background([_export(dense), _score(dense, folder, "--engine", "onnxruntime")]):
             run_shared("prune", dense.run, "--recipe", "phantom", "--out", pruned.run,
                  *_overrides(scale.prune))  # fmt: skip
         progress.begin()
@@ -166,7 +166,7 @@ def _overrides(changes: Sequence[str]) -> list[str]:
     return [text for change in changes for text in ("--set", change)]
 
 
-def _fresh(out: Path) -> Path:
+def _empty_demo_folder(out: Path) -> Path:
     """An empty folder for the demo: only what an earlier demo made is removed."""
     from pneumonia.runtime.atomic import write_text
     from pneumonia.runtime.errors import OutputError

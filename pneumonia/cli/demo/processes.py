@@ -95,7 +95,7 @@ def training_partners() -> Iterator[Callable[..., None]]:
 
 
 @contextmanager
-def beside(commands: Sequence[Sequence[object]]) -> Iterator[None]:
+def run_in_background(commands: Sequence[Sequence[object]]) -> Iterator[None]:
     """Run verbs one after another in another process while inside; show their output at the end.
 
     Raises:

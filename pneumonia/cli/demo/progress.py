@@ -114,7 +114,7 @@ class DemoProgress:
         return self._counted + self._last
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def draw_bar(self) -> Iterator[None]:
         """Receive progress while inside, and draw the bar on stderr when that is a terminal."""
         with progress_to(self._receive):
             if not sys.stderr.isatty():

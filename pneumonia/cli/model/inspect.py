@@ -95,7 +95,7 @@ def _show(found: "Inspection") -> None:
         ("parameters", f"{totals.parameters:,}", ""),
         ("weights", f"{totals.weights:,}", ""),
         ("kept weights", f"{totals.kept_weights:,}", f"{totals.rate:.2f}x fewer"),
-        *_way(found),
+        *_uncompressed_weights_row(found),
         ("MACs", f"{totals.macs:,}", ""),
         ("kept MACs", f"{totals.kept_macs:,}", f"{totals.mac_rate:.2f}x fewer"),
         ("storage of numbers, bytes", f"{totals.storage_bits // 8:,}", ""),
@@ -132,7 +132,7 @@ def _show_rates(pruned: "PruningRates") -> None:
     )
 
 
-def _way(found: "Inspection") -> list[tuple[str, str, str]]:
+def _uncompressed_weights_row(found: "Inspection") -> list[tuple[str, str, str]]:
     """Table row with the number of weights before a series of compressions; else empty."""
     if found.trained_weights is None or found.whole_rate is None:
         return []

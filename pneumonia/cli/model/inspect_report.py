@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pneumonia.compression.report.page import MeasuredNetwork
     from pneumonia.network.module import Network
 
-METRIC = "rsna"
+REPORTED_METRIC = "rsna"
 
 
 def write_report(model: Path, against: Path | None, out: Path, n_chips: int, sigma: float) -> Path:
@@ -40,7 +40,7 @@ def write_report(model: Path, against: Path | None, out: Path, n_chips: int, sig
         )  # fmt: skip
     chips = _chips(model, n_chips, sigma) if n_chips else None
     run = RunFolder(model) if RunFolder(model).record_file.is_file() else None
-    write_page(out, CompressionReport(own, reference, run, chips, METRIC))
+    write_page(out, CompressionReport(own, reference, run, chips, REPORTED_METRIC))
     return out / PAGE
 
 
@@ -106,6 +106,6 @@ def _chips(run: Path, n_chips: int, sigma: float) -> "ChipMetrics":
     network.load_tensors(tensors)
 
     def evaluate(chip: "Network") -> float:
-        return task.evaluate(chip)[METRIC]
+        return task.evaluate(chip)[REPORTED_METRIC]
 
     return simulate_chips(network, sigma, evaluate, n_chips)

@@ -90,8 +90,8 @@ def _show_failures(failures: "Sequence[ImageRecord]") -> None:
     """Show the images without a score, each with a remedy; other files in one line."""
     from pneumonia.scoring.outputs.wording import reason_text
 
-    images = [record for record in failures if not record.is_other_file]
-    others = [record.file.relative for record in failures if record.is_other_file]
+    images = [record for record in failures if not record.is_not_an_image]
+    others = [record.file.relative for record in failures if record.is_not_an_image]
     for record in images[:MAX_FAILURES_SHOWN]:
         detail = f" ({record.file.detail})" if record.file.detail else ""
         click.echo(

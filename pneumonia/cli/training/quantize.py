@@ -95,7 +95,7 @@ def quantize_by_recipe(
 
 def _int8(bundle: Path, out: Path, data: Path | None, options: "Int8Options") -> None:
     """Quantize a bundle without training, and show what it cost."""
-    from pneumonia.api.int8 import lost, quantize_int8
+    from pneumonia.api.int8 import fallen_metrics, quantize_int8
 
     if data is None:
         raise ConfigError(
@@ -116,7 +116,7 @@ def _int8(bundle: Path, out: Path, data: Path | None, options: "Int8Options") ->
             ("relative output error", "0", f"{result.relative_error:.4f}"),
         ],
     )
-    fallen = lost(result.metrics, options.tolerance)
+    fallen = fallen_metrics(result.metrics, options.tolerance)
     if fallen:
         click.echo(f"warning: {' and '.join(fallen)} fell by more than {options.tolerance:g}")
     if out.suffix == ".onnx":

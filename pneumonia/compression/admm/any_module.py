@@ -24,9 +24,9 @@ from pneumonia.compression.sets.constraint import (
     PerLayer,
     Projection,
     check_constraints,
+    detach_to_cpu,
     gemm_view,
     masked,
-    on_cpu,
     row_energies,
     top_k_mask,
 )
@@ -132,7 +132,7 @@ class ModuleCompression(OwnLoop):
             Parameter name -> bool mask of what may be non-zero, shaped like the parameter.
         """
         self._check_same_parameters()
-        weights = {n: on_cpu(w) for n, w in self.weights.items()}
+        weights = {n: detach_to_cpu(w) for n, w in self.weights.items()}
         for joint in self.constraints:
             for name, projection in joint.project(weights).items():
                 self.weights[name].copy_(projection.z)

@@ -40,7 +40,7 @@ from pneumonia.compression.sets.constraint import (
     JointConstraint,
     check_choice,
     check_number,
-    on_cpu,
+    detach_to_cpu,
 )
 from pneumonia.runtime.errors import PruneError
 
@@ -79,7 +79,7 @@ class AdmmSplit:
     def start(self, weights: Mapping[str, Tensor]) -> None:
         """Z = projection of W, U = 0."""
         found = self.constraint.project(
-            {name: on_cpu(weights[name]) for name in self.constraint.layers}
+            {name: detach_to_cpu(weights[name]) for name in self.constraint.layers}
         )
         self.z = {name: _like(weights[name], found[name].z) for name in found}
         self.u = {name: torch.zeros_like(weights[name]).detach() for name in found}
@@ -89,8 +89,8 @@ class AdmmSplit:
         v = {name: weights[name].detach() + self.u[name] for name in self.constraint.layers}
         # Projections sort and search: they run on the CPU, wherever the network is.
         found = self.constraint.project(
-            {name: on_cpu(tensor) for name, tensor in v.items()},
-            near={name: on_cpu(z) for name, z in self.z.items()},
+            {name: detach_to_cpu(tensor) for name, tensor in v.items()},
+            near={name: detach_to_cpu(z) for name, z in self.z.items()},
         )
         residuals = []
         norms = {name: float(weights[name].detach().norm()) for name in found}

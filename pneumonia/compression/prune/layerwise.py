@@ -20,7 +20,7 @@ from pneumonia.compression.sets.block import (
 )
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint, PerLayer, keep_count
 from pneumonia.compression.sets.crossbar import Blocks, whole_arrays
-from pneumonia.compression.sets.network_set import without_dead_paths
+from pneumonia.compression.sets.network_set import remove_dead_paths
 from pneumonia.compression.sets.pattern import (
     FIXED_8,
     PatternConnectivity,
@@ -44,14 +44,14 @@ class LayerwiseSet(PerLayer):
         super().__init__(constraints)
         self.graph = graph
 
-    def settle(
+    def remove_dead_paths(
         self,
         v: Mapping[str, Tensor],
         masks: Mapping[str, Tensor],
         others: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Masks without dead paths: filters without a reader, channels without a source."""
-        return without_dead_paths(self.graph, masks, others)
+        return remove_dead_paths(self.graph, masks, others)
 
 
 class _Layerwise(PruningMethod):

@@ -17,7 +17,7 @@ from pneumonia.recipes import RecipePart
 class HardSet(JointConstraint, Protocol):
     """The set the hard mask comes from."""
 
-    def settle(
+    def remove_dead_paths(
         self,
         v: Mapping[str, Tensor],
         masks: Mapping[str, Tensor],

@@ -172,7 +172,7 @@ def _exponents(
             )
             write_sensitivity(out, metrics, probes)
         values = [exponents_by_rank(metrics)[name] for name in selected]
-    shared = distributed.from_first(values, next(network.parameters()).device)
+    shared = distributed.broadcast_numbers(values, next(network.parameters()).device)
     return dict(zip(selected, shared, strict=True))
 
 

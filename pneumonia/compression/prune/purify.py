@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph, close_units
-from pneumonia.compression.sets.network_set import reads
+from pneumonia.compression.sets.network_set import read_channels
 from pneumonia.runtime.errors import PruneError
 
 Evaluate = Callable[[dict[str, Tensor]], float]
@@ -67,16 +67,16 @@ def weak_channels(
     inverse = torch.unique(numbers, return_inverse=True)[1]
     n_channels = int(inverse.max()) + 1
 
-    def by_channel(values: Tensor) -> Tensor:
+    def sum_by_channel(values: Tensor) -> Tensor:
         sums = torch.zeros(n_channels, dtype=torch.float64)
         return sums.index_add_(0, inverse, values.double().sum(1))
 
     filled = energies >= multiplier * thresholds.column * _mean_of_used(energies)
     filled &= energies > 0
-    count = by_channel(filled)
-    fill = count / by_channel(torch.ones_like(energies))
-    importance = by_channel(energies * filled) / count.clamp(min=1)
-    limit = multiplier * thresholds.channel * _mean_of_used(by_channel(energies))
+    count = sum_by_channel(filled)
+    fill = count / sum_by_channel(torch.ones_like(energies))
+    importance = sum_by_channel(energies * filled) / count.clamp(min=1)
+    limit = multiplier * thresholds.channel * _mean_of_used(sum_by_channel(energies))
     return ((fill < thresholds.fill) & (importance < limit))[inverse]
 
 
@@ -126,7 +126,7 @@ def purified_masks(
     before = graph.live_units_of(full)
     weak = weak_units(graph, present, thresholds, multiplier)
     live = graph.keep_one(before & ~weak, before)
-    live = close_units(graph, reads(full), live)
+    live = close_units(graph, read_channels(full), live)
     return graph.live_part(full, live), int((before & ~live).sum())
 
 

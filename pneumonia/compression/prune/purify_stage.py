@@ -27,9 +27,9 @@ from pneumonia.compression.prune.stage import (
 from pneumonia.compression.sets.network_set import realised_weights
 from pneumonia.network.module import Network
 from pneumonia.training import distributed
+from pneumonia.training.task import SELECTION_METRIC
 
 FOLDER = "purify"
-METRIC = "selection_metric"
 
 
 def run_purify(
@@ -48,7 +48,7 @@ def run_purify(
 
         def evaluate(trial: dict[str, Tensor]) -> float:
             network.load_tensors(masked_tensors(graph, before.tensors, trial))
-            return float(context.trainer.task.evaluate(network)[METRIC])
+            return float(context.trainer.task.evaluate(network)[SELECTION_METRIC])
 
         found = purify(graph, layer_weights(before.tensors), before.masks, evaluate, phase.budget)
         groups = {**context.groups, **before.plan["group_sizes"]}

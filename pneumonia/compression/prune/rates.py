@@ -54,7 +54,7 @@ class StageStart(NamedTuple):
     graph: ChannelGraph  # the network's units
     weights: Mapping[str, Tensor]  # layer -> current weight, of all convolution and linear layers
     # layer -> places that earlier stages left, bool. Weights elsewhere are zero already, and stay
-    # so unless they are stored anyway (see `_within`)
+    # so unless they are stored anyway (see `_restrict_to_previous`)
     allowed: Mapping[str, Tensor]
     total: int  # weights that a rate of 1 would keep: those of the network the run began with
     # layers that network stored by columns -> filters that share one list of columns
@@ -119,7 +119,7 @@ def plan_rate(
             " or a smaller constraint.round_to",
         )
     middle = math.sqrt(STRONGEST)
-    return _nearer(strongest, _searched(trial, rates, target, middle, STRONGEST), target)
+    return _better_trial(strongest, _searched(trial, rates, target, middle, STRONGEST), target)
 
 
 def reachable_rates(
@@ -146,7 +146,7 @@ def _searched(trial: Trial, rates: LayerRates, target: float, x: float, high: fl
     low, jumps = 1.0, 0
     for number in range(MAX_TRIALS):
         found = trial(rates.at(x), number)
-        best = _nearer(found, best, target)
+        best = _better_trial(found, best, target)
         if _is_reached(best, target):
             return best
         jumps = jumps + 1 if _repeats(found, weaker, stronger) else 0
@@ -160,7 +160,7 @@ def _searched(trial: Trial, rates: LayerRates, target: float, x: float, high: fl
     assert best is not None
     if weaker is None or stronger is None:
         return best
-    return _nearer(best, _between(trial, weaker, stronger, target), target)
+    return _better_trial(best, _strengthen_first_layers(trial, weaker, stronger, target), target)
 
 
 def _repeats(found: RatePlan, weaker: RatePlan | None, stronger: RatePlan | None) -> bool:
@@ -170,7 +170,9 @@ def _repeats(found: RatePlan, weaker: RatePlan | None, stronger: RatePlan | None
     return found.realised_rate in (weaker.realised_rate, stronger.realised_rate)
 
 
-def _between(trial: Trial, weaker: RatePlan, stronger: RatePlan, target: float) -> RatePlan:
+def _strengthen_first_layers(
+    trial: Trial, weaker: RatePlan, stronger: RatePlan, target: float
+) -> RatePlan:
     """Where x jumps over the target: the stronger rates for the first layers alone, by bisection.
 
     Layers that are rounded to whole multiples of filters all jump at nearly the same x.
@@ -181,7 +183,7 @@ def _between(trial: Trial, weaker: RatePlan, stronger: RatePlan, target: float) 
         middle = (few + many) // 2
         first = {name: stronger.layer_rates[name] for name in names[:middle]}
         found = trial({**weaker.layer_rates, **first}, MAX_TRIALS - 1)
-        best = _nearer(found, best, target)
+        best = _better_trial(found, best, target)
         few, many = (middle, many) if found.realised_rate < target else (few, middle)
     return best
 
@@ -200,7 +202,7 @@ def _next(x: float, low: float, high: float, wanted: float) -> float:
     return guess if inside else middle
 
 
-def _nearer(found: RatePlan, best: RatePlan | None, target: float) -> RatePlan:
+def _better_trial(found: RatePlan, best: RatePlan | None, target: float) -> RatePlan:
     """The better of two trials; a trial that reaches the target is preferred."""
 
     def key(planned: RatePlan) -> tuple[bool, float]:
@@ -243,7 +245,7 @@ def apply_rates(
         masks = regrouped(start.graph, round_filters(task, masks), groups)
         projected = {name: mask | masks[name] for name, mask in projected.items()}
     kept = realised_weights(start.graph, masks)
-    nominal = _within(projected, start, sets)
+    nominal = _restrict_to_previous(projected, start, sets)
     inside = {
         name: int(nominal[name].sum()) if name in nominal else weight.numel()
         for name, weight in start.weights.items()
@@ -268,16 +270,18 @@ def _nested(
     group of filters behind it, so masks are settled again until nesting cuts nothing more.
     """
     others = {name: mask for name, mask in start.allowed.items() if name not in projected}
-    masks = sets.hard.settle(v, projected, others)
+    masks = sets.hard.remove_dead_paths(v, projected, others)
     while True:
-        nested = _within(masks, start, sets)
+        nested = _restrict_to_previous(masks, start, sets)
         before = live_units(start.graph, {**others, **masks})
         if torch.equal(live_units(start.graph, nested), before):
             return regrouped(start.graph, nested, {**start.groups, **sets.group_sizes})
-        masks = sets.hard.settle(v, {name: nested[name] for name in masks}, others)
+        masks = sets.hard.remove_dead_paths(v, {name: nested[name] for name in masks}, others)
 
 
-def _within(masks: Mapping[str, Tensor], start: StageStart, sets: MethodSets) -> dict[str, Tensor]:
+def _restrict_to_previous(
+    masks: Mapping[str, Tensor], start: StageStart, sets: MethodSets
+) -> dict[str, Tensor]:
     """Masks restricted to those of the previous stage.
 
     Where filters share columns, a column stays for the whole group if any of its filters had it:

@@ -10,7 +10,7 @@ from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.progress import Progress
-from pneumonia.training.task import SELECTION, TrainingTask
+from pneumonia.training.task import SELECTION_METRIC, TrainingTask
 
 SENSITIVITY_CSV = "sensitivity.csv"
 GENTLEST, STRONGEST = 0.5, 1.5  # exponents of the most and the least sensitive layer
@@ -42,7 +42,7 @@ def measure_sensitivity(
         for rate in probes:
             z = method.alone(graph, name, rate).project(original).z
             weights[name].detach().copy_(z)
-            found[name].append(task.evaluate(network)[SELECTION])
+            found[name].append(task.evaluate(network)[SELECTION_METRIC])
             if progress is not None:
                 done = number * len(probes) + len(found[name])
                 progress(done, len(layers) * len(probes), f"{name} at {rate:g}x")

@@ -7,7 +7,7 @@ from torch import Tensor
 from pneumonia.compression.compact.coupling import refuse_unmatched, select_layers
 from pneumonia.compression.compact.storage_choice import smallest_storage
 from pneumonia.compression.quantize.recipe import QuantizeRecipe, levels_of
-from pneumonia.compression.quantize.stage import on_levels, quantize_stage
+from pneumonia.compression.quantize.stage import is_on_levels, quantize_stage
 from pneumonia.compression.result import CompressedNetwork, CompressionJob
 from pneumonia.compression.sets.levels import Levels
 from pneumonia.network.module import Network
@@ -71,7 +71,7 @@ def _check_levels(
     network: Network, levels: Mapping[str, Levels], scales: Mapping[str, float]
 ) -> None:
     for name, chosen in levels.items():
-        if not on_levels(network.weights()[name].detach(), chosen, scales[name]):
+        if not is_on_levels(network.weights()[name].detach(), chosen, scales[name]):
             raise PruneError("Weights are not on their levels", where=f"layer {name!r}")
 
 

@@ -103,7 +103,7 @@ def _finish(
     reestimate_batch_norm(network, images, batches)
 
 
-def on_levels(weight: Tensor, levels: Levels, scale: float) -> bool:
+def is_on_levels(weight: Tensor, levels: Levels, scale: float) -> bool:
     """Whether every weight that is not zero is exactly scale times a level."""
     allowed = torch.tensor([*levels.values, 0.0], dtype=torch.float64).mul(scale).to(weight.dtype)
     return bool(torch.isin(weight, allowed).all())

@@ -9,7 +9,7 @@ from evaluation.hardware.storage import StorageBits
 from pneumonia.compression.compact.branches import Branch
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.sets.constraint import Projection, check_finite, masked
-from pneumonia.compression.sets.network_set import without_dead_paths
+from pneumonia.compression.sets.network_set import remove_dead_paths
 
 
 class Emptied:
@@ -64,14 +64,14 @@ class ResidualBranches:
             for name in branch.layers
         }
 
-    def settle(
+    def remove_dead_paths(
         self,
         v: Mapping[str, Tensor],
         masks: Mapping[str, Tensor],
         others: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Masks without dead paths."""
-        return without_dead_paths(self.graph, masks, others)
+        return remove_dead_paths(self.graph, masks, others)
 
 
 def best_subset(sizes: Sequence[int], values: Sequence[float], limit: int) -> frozenset[int]:

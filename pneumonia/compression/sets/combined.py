@@ -100,7 +100,7 @@ class TiedFilters:
             choice = choose(matrices, feasible)
         else:
             matrices = self._matrices(v)
-            choice = self._settle(v, matrices, self._best(v, matrices, near))
+            choice = self._drop_empty_units(v, matrices, self._best(v, matrices, near))
         masks = choice_masks(matrices, choice)
         return {
             name: masked(v[name], mask.reshape(v[name].shape))
@@ -183,7 +183,7 @@ class TiedFilters:
         size = sum(matrix.squares.numel() for matrix in matrices)
         n_refined = max(1, REFINED_ELEMENTS // size)
         candidates = [units[i] for i in order[: n_refined + 1].tolist()]
-        candidates += [self._alone(matrices, protected), starts[0]]
+        candidates += [self._best_ungrouped_units(matrices, protected), starts[0]]
         if near is not None:
             candidates.insert(0, starts[2])
         choices = [choose(matrices, start) for start in candidates]
@@ -210,7 +210,7 @@ class TiedFilters:
             [top_k_mask(score.masked_fill(protected, torch.inf), self.n_keep) for score in scores]
         )
 
-    def _alone(self, matrices: list[TiedMatrix], protected: Tensor) -> Tensor:
+    def _best_ungrouped_units(self, matrices: list[TiedMatrix], protected: Tensor) -> Tensor:
         """Units best if every filter had columns of its own: the optimum of group size 1."""
         scores = torch.zeros(self.n_units)
         for matrix in matrices:
@@ -233,7 +233,7 @@ class TiedFilters:
                 floors |= top_k_mask(scores, 1)
         return floors
 
-    def _settle(
+    def _drop_empty_units(
         self, v: Mapping[str, Tensor], matrices: list[TiedMatrix], choice: UnitChoice
     ) -> UnitChoice:
         """Drop units that keep no weight: they would shift the groups of the next projection."""

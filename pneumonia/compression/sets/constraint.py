@@ -84,7 +84,7 @@ class PerLayer:
         return {name: c.project(v[name]) for name, c in self.constraints.items()}
 
 
-def on_cpu(weight: Tensor) -> Tensor:
+def detach_to_cpu(weight: Tensor) -> Tensor:
     """A weight where and as projections take it: detached, on the CPU, float32 or float64."""
     value = weight.detach().cpu()
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -35,13 +35,13 @@ class _KernelEnergies(NamedTuple):
     made: Tensor  # unit of each filter, int64 (O,)
     read: Tensor | None  # unit of each input channel, int64 (I,); None for a grouped convolution
 
-    def by_filter(self, live: Tensor) -> Tensor:
+    def energy_by_filter(self, live: Tensor) -> Tensor:
         """Energy of each filter in live channels: float64 (O,)."""
         return self.kernels if self.read is None else self.kernels @ live[self.read].double()
 
     def kept(self, live: Tensor) -> float:
         """Energy between live units."""
-        return float(self.by_filter(live)[live[self.made]].sum())
+        return float(self.energy_by_filter(live)[live[self.made]].sum())
 
 
 class NearestUnits:
@@ -117,7 +117,7 @@ class NearestUnits:
         """Energy that each unit would keep beside the live ones: float64 (n_units,)."""
         scores = self.own.clone()
         for layer in layers:
-            scores.index_add_(0, layer.made, layer.by_filter(live))
+            scores.index_add_(0, layer.made, layer.energy_by_filter(live))
             if layer.read is not None:
                 read = live[layer.made].double() @ layer.kernels
                 scores.index_add_(0, layer.read, read)

@@ -139,11 +139,11 @@ class _Magnitudes:
         cross, power = self.moments(scales)
         return np.asarray(self.total - 2 * scales * cross + np.square(scales) * power)
 
-    def exact(self, scales: Floats) -> Floats:
+    def round_to_exact(self, scales: Floats) -> Floats:
         """Scales rounded so that scale * level is exact in float32."""
         return np.array([max(_rounded(s, self.scale_bits), MIN_SCALE) for s in scales.tolist()])
 
-    def starts(self) -> Floats:
+    def candidate_scales(self) -> Floats:
         """Scales to try: the largest weight on each level, published ones, and a scan."""
         largest, top = float(self.values[-1]), self.magnitudes[-1]
         mean = self.sums[-1] / len(self.values)
@@ -173,14 +173,14 @@ def best_scale(v: Tensor, levels: Levels) -> float:
     data = _Magnitudes(ascending, levels)
     if levels.magnitudes == (1.0,) and levels.zero:
         return _ternary_scale(data)
-    scales = data.exact(data.starts())
+    scales = data.round_to_exact(data.candidate_scales())
     # Starts are ranked on evenly spaced quantiles, then polished on all weights.
     coarse = _Magnitudes(ascending[:: max(1, len(ascending) // _QUANTILES)], levels)
     scales = scales[np.argsort(coarse.errors(scales), kind="stable")[:_POLISHED]]
     best_value, best_error = float(scales[0]), float(data.errors(scales[:1])[0])
     for _ in range(_SWEEPS):
         cross, power = data.moments(scales)
-        moved = data.exact(np.divide(cross, power, out=scales.copy(), where=power > 0))
+        moved = data.round_to_exact(np.divide(cross, power, out=scales.copy(), where=power > 0))
         if np.array_equal(moved, scales):
             break
         scales, errors = moved, data.errors(moved)
@@ -195,7 +195,7 @@ def _ternary_scale(data: _Magnitudes) -> float:
     score = np.square(tails)
     score /= np.arange(len(tails), 0, -1)
     best = int(np.argmax(score))
-    return float(data.exact(np.array([tails[best] / (len(tails) - best)]))[0])
+    return float(data.round_to_exact(np.array([tails[best] / (len(tails) - best)]))[0])
 
 
 def snap(v: Tensor, levels: Levels, scale: float) -> Tensor:

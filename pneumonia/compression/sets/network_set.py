@@ -71,7 +71,7 @@ class NetworkSet:
             for name, mask in masks.items()
         }
 
-    def settle(
+    def remove_dead_paths(
         self,
         v: Mapping[str, Tensor],
         masks: Mapping[str, Tensor],
@@ -91,7 +91,7 @@ class NetworkSet:
         masks, others = dict(masks), others or {}
         live = self.graph.live_units_of({**others, **masks})
         while True:
-            closed = close_units(self.graph, reads({**others, **masks}), live)
+            closed = close_units(self.graph, read_channels({**others, **masks}), live)
             masks = {
                 name: self._restrict(name, v[name], mask, closed) for name, mask in masks.items()
             }
@@ -117,7 +117,7 @@ class NetworkSet:
         return dense_mask(chosen, kept, v.shape[0], rule.group_size).reshape(v.shape)
 
 
-def reads(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_channels(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Which input channels each filter may read: layer -> bool (O, I)."""
     return {
         name: mask.reshape(mask.shape[0], mask.shape[1], -1).any(2) for name, mask in masks.items()
@@ -130,10 +130,10 @@ def live_units(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> Tensor:
     Args:
         masks: Layer -> bool mask of its weight; a layer not given keeps all its weights.
     """
-    return close_units(graph, reads(masks), graph.live_units_of(masks))
+    return close_units(graph, read_channels(masks), graph.live_units_of(masks))
 
 
-def without_dead_paths(
+def remove_dead_paths(
     graph: ChannelGraph, masks: Mapping[str, Tensor], others: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Masks without the rows and channels of units that compaction removes.

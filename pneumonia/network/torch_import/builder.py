@@ -130,7 +130,7 @@ class SpecBuilder:
         _, height, width = self.shapes[view.layer]
         return height * width
 
-    def with_channels(self, view: LayerView, place: int) -> LayerView:
+    def gather_channels(self, view: LayerView, place: int) -> LayerView:
         """The view with all channels, in their order, in one dimension.
 
         Raises:
@@ -172,7 +172,7 @@ class SpecBuilder:
         """
         if len(view.dims) < 2 or len(view.dims) > 4 or view.dims[0] != all_of("n", self.batch):
             raise NotUnderstoodError("an input that is not (N, C, H, W)")
-        view = self.with_channels(view, 1)
+        view = self.gather_channels(view, 1)
         spatial = merged([factor for dim in view.dims[2:] for factor in dim])
         if spatial != all_of("s", self.positions(view)):
             raise NotUnderstoodError("height and width in another order")

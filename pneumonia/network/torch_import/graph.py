@@ -24,7 +24,7 @@ from pneumonia.network.torch_import.layouts import (
     map_dims,
 )
 from pneumonia.network.torch_import.moment_rules import MOMENT_RULES, ChannelMoment
-from pneumonia.network.torch_import.opaque import OPAQUE_OP, hidden, opaque_layer
+from pneumonia.network.torch_import.opaque import OPAQUE_OP, opaque_layer, replaced_by_stand_ins
 from pneumonia.network.torch_import.pool_rules import POOL_RULES
 from pneumonia.network.torch_import.view_rules import VIEW_RULES
 from pneumonia.runtime.errors import SpecError
@@ -88,7 +88,7 @@ def trace(module: nn.Module, example: Tensor, opaque: Sequence[str]) -> TracedMo
     """
     paths = [path for path, _ in module.named_modules() if path]
     kept = [path for path in paths if any(fnmatchcase(path, glob) for glob in opaque)]
-    with hidden(module, kept, example) as modules:
+    with replaced_by_stand_ins(module, kept, example) as modules:
         try:
             program = torch.export.export(module, (example,))
         except Exception as error:  # export raises whatever the module's code does

@@ -26,7 +26,7 @@ from pneumonia.network.torch_import.layouts import (
     LayerView,
     UnknownPartError,
     from_layout,
-    laid_out,
+    to_layout,
 )
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
@@ -77,7 +77,7 @@ class ImportedNetwork(Network):
             x = x.to(weight.dtype)
         values = super().forward(from_layout(x, self.interface.input_dims, self._sizes[INPUT]))
         flat = [
-            laid_out(values[view.layer].reshape(-1, *self._sizes[view.layer]), view.dims)
+            to_layout(values[view.layer].reshape(-1, *self._sizes[view.layer]), view.dims)
             for view in self.interface.outputs
         ]
         return pytree.tree_unflatten(flat, self.interface.structure)
@@ -130,7 +130,7 @@ def from_torch(
     _check_finite(original.named_parameters())
     statistics = [x for x in original.named_buffers() if x[0].endswith(NORM_STATISTICS)]
     _check_finite(statistics)  # other buffers may be infinite, as masks are
-    example = _several(example_input.detach().cpu().float())
+    example = _distinct_images(example_input.detach().cpu().float())
     _check_runs(original, example)
     with torch.no_grad():
         tracing = _trace_known if keep_unknown else trace
@@ -198,7 +198,7 @@ def _trace_known(original: nn.Module, example: Tensor, opaque: Sequence[str]) ->
                 kept += [p for p, part in modules.items() if type(part) is kind and p not in kept]
 
 
-def _several(example: Tensor) -> Tensor:
+def _distinct_images(example: Tensor) -> Tensor:
     """At least two different images: a batch of one would hide what mixes images."""
     return example if len(example) > 1 else torch.cat([example, 0.5 * example.flip(-1)])
 
@@ -362,7 +362,7 @@ def _first_difference(
             continue
         value = values[seen[view.layer]].reshape(-1, *spec.shapes()[seen[view.layer]])
         path = module_path(node)[0]
-        difference = _difference(expected, laid_out(value, view.dims))
+        difference = _difference(expected, to_layout(value, view.dims))
         if difference > (TOLERANCE if precise else FLOAT32_TOLERANCE):
             break
     return path, difference

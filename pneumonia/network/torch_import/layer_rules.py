@@ -106,7 +106,7 @@ def _transposed(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
 
 def linear(b: SpecBuilder, view: LayerView, weight: Tensor, bias: Tensor | None) -> LayerView:
     """A fully connected layer over the last dimension."""
-    view = b.with_channels(view, len(view.dims) - 1)
+    view = b.gather_channels(view, len(view.dims) - 1)
     parts = {"weight": weight, "bias": bias}
     n_outputs, n_inputs = weight.shape
     layer = b.add_with(Linear, [view.layer], parts, n_inputs, n_outputs, bias=bias is not None)
@@ -128,7 +128,7 @@ def _addmm(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
 
 def _norm(b: SpecBuilder, view: LayerView, a: SimpleNamespace, kind: str, groups: int = 1,
           place: int = 1) -> LayerView:  # fmt: skip
-    view = b.with_channels(view, place)
+    view = b.gather_channels(view, place)
     parts = {"norm_weight": a.weight, "norm_bias": a.bias}
     if kind == "batch":
         parts |= {"norm_mean": a.running_mean, "norm_var": a.running_var}
@@ -157,7 +157,7 @@ def _group_norm(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
 def _instance_norm(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
     if not a.use_input_stats:
         return _norm(b, a.input, a, "batch")
-    view = b.with_channels(a.input, 1)
+    view = b.gather_channels(a.input, 1)
     return _norm(b, view, a, "group", b.shapes[view.layer][0])
 
 
@@ -218,7 +218,7 @@ def _elu(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
 
 def softmax_channels(b: SpecBuilder, view: LayerView, place: int) -> LayerView:
     """Softmax over the dimension of the channels."""
-    view = b.with_channels(view, place % len(view.dims))
+    view = b.gather_channels(view, place % len(view.dims))
     return LayerView(b.add(Softmax, [view.layer], own=True), view.dims)
 
 

@@ -116,23 +116,23 @@ def reshaped(dims: Sequence[Dim], sizes: Sequence[int]) -> tuple[Dim, ...]:
     return tuple(found)
 
 
-def in_order(dims: Sequence[Dim]) -> list[AxisFactor]:
+def factors_in_layer_order(dims: Sequence[Dim]) -> list[AxisFactor]:
     """The factors of a view as they lie in (N, C, H, W)."""
     factors = [factor for dim in dims for factor in dim]
     return sorted(factors, key=lambda factor: ("ncs".index(factor.axis), -factor.stride))
 
 
-def laid_out(value: Tensor, dims: Sequence[Dim]) -> Tensor:
+def to_layout(value: Tensor, dims: Sequence[Dim]) -> Tensor:
     """(N, C, H, W) as the torch tensor of a view; the batch may have another size."""
-    order, flat = in_order(dims), [factor for dim in dims for factor in dim]
+    order, flat = factors_in_layer_order(dims), [factor for dim in dims for factor in dim]
     out = [-1 if any(f.axis == "n" for f in dim) else size_of(dim) for dim in dims]
     return _reordered(value, order, flat).reshape(out)
 
 
 def from_layout(value: Tensor, dims: Sequence[Dim], shape: Shape) -> Tensor:
-    """The inverse of `laid_out`: a torch tensor of a view as (N, C, H, W)."""
+    """The inverse of `to_layout`: a torch tensor of a view as (N, C, H, W)."""
     flat = [factor for dim in dims for factor in dim]
-    return _reordered(value, flat, in_order(dims)).reshape(-1, *shape)
+    return _reordered(value, flat, factors_in_layer_order(dims)).reshape(-1, *shape)
 
 
 def _reordered(value: Tensor, factors: list[AxisFactor], wanted: list[AxisFactor]) -> Tensor:

@@ -36,9 +36,9 @@ def channel_mean(b: SpecBuilder, a: SimpleNamespace) -> ChannelMoment | None:
         return _next(a.self, {"square": "variance"}) if place == a.self.place else None
     squared = b.layers.get(view.layer)
     if isinstance(squared, Multiply) and len(squared.inputs) == 2 and len(set(squared.inputs)) == 1:
-        value = b.with_channels(view._replace(layer=squared.inputs[0]), place)
+        value = b.gather_channels(view._replace(layer=squared.inputs[0]), place)
         return ChannelMoment(value, place, "variance", centred=False)
-    return ChannelMoment(b.with_channels(view, place), place, "mean")
+    return ChannelMoment(b.gather_channels(view, place), place, "mean")
 
 
 def _next(moment: ChannelMoment, steps: dict[str, str]) -> ChannelMoment:
@@ -70,7 +70,7 @@ def _subtracted(b: SpecBuilder, a: SimpleNamespace) -> Any:
     mean = a.other
     if not isinstance(mean, ChannelMoment) or mean.stage != "mean" or a.alpha != 1:
         raise NotUnderstoodError("a statistic of channels that is not a layer norm")
-    if not isinstance(a.self, LayerView) or b.with_channels(a.self, mean.place) != mean.view:
+    if not isinstance(a.self, LayerView) or b.gather_channels(a.self, mean.place) != mean.view:
         raise NotUnderstoodError("the mean of other channels")
     return mean._replace(stage="centred")
 
@@ -90,7 +90,7 @@ def _divided(b: SpecBuilder, a: SimpleNamespace) -> Any:
 
 def _normalised(b: SpecBuilder, centred: Any, scale: Any, wanted: str) -> LayerView:
     if isinstance(scale, ChannelMoment) and not scale.centred and isinstance(centred, LayerView):
-        value = b.with_channels(centred, scale.place)
+        value = b.gather_channels(centred, scale.place)
         centred = scale._replace(view=value, stage="centred")  # as it is: nothing is subtracted
     fits = isinstance(centred, ChannelMoment) and isinstance(scale, ChannelMoment)
     if not fits or (centred.stage, scale.stage) != ("centred", wanted):

@@ -14,9 +14,9 @@ from pneumonia.network.torch_import.layouts import (
     LayerView,
     UnknownPartError,
     from_layout,
-    laid_out,
     merged,
     size_of,
+    to_layout,
 )
 from pneumonia.runtime.model.layers import Opaque, Shape
 
@@ -68,13 +68,15 @@ class LaidOutModule(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         """(N, C, H, W) of each input -> (N, C, H, W)."""
-        inputs = [laid_out(x, dims) for x, dims in zip(values, self.inputs, strict=True)]
+        inputs = [to_layout(x, dims) for x, dims in zip(values, self.inputs, strict=True)]
         made = self.module(*inputs)
         return from_layout(made[0] if self.several else made, self.output, self.shape)
 
 
 @contextmanager
-def hidden(module: nn.Module, paths: Sequence[str], example: Tensor) -> Iterator[dict[str, Any]]:
+def replaced_by_stand_ins(
+    module: nn.Module, paths: Sequence[str], example: Tensor
+) -> Iterator[dict[str, Any]]:
     """Replace submodules by stand-ins of one op, and put them back afterwards.
 
     Args:

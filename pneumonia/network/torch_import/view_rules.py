@@ -68,7 +68,7 @@ def _taken(b: SpecBuilder, view: LayerView, place: int, limits: range) -> LayerV
     if size_of(dim) == len(limits):
         return view
     if len(dim) > 1 and all(factor.axis == "c" for factor in dim):
-        view = b.with_channels(view, place)  # shuffled channels, put in order
+        view = b.gather_channels(view, place)  # shuffled channels, put in order
         dim = view.dims[place]
     if len(dim) != 1 or dim[0].axis == "n":
         raise NotUnderstoodError("a slice of a dimension that is not one axis")
@@ -168,7 +168,7 @@ def _joined(b: SpecBuilder, a: SimpleNamespace) -> LayerView:
     axes = {factor.axis for view in views for factor in view.dims[place]} or {"s"}
     sources = [_as_view(b, x, views[0], place, axes) for x in a.tensors]
     if axes == {"c"}:
-        sources = [b.with_channels(source, place) for source in sources]
+        sources = [b.gather_channels(source, place) for source in sources]
         whole = _aligned(b, sources)
         layer = b.add(Route, whole)
         dims = list(sources[0].dims)
@@ -308,7 +308,7 @@ def _ordered(b: SpecBuilder, view: LayerView) -> LayerView:
     for place, dim in enumerate(view.dims):
         whole = size_of(dim) == b.shapes[view.layer][0] and len(dim) > 1
         if whole and all(factor.axis == "c" for factor in dim):
-            return b.with_channels(view, place)
+            return b.gather_channels(view, place)
     return view
 
 

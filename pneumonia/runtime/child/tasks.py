@@ -46,7 +46,7 @@ class FileReader:
         self._pixel_files = pixel_files
         self._tasks = {
             "read": self._read,
-            "look": self._look,
+            "look": self._read_header,
             "archive": self._archive,
             "dicomdir": self._dicomdir,
         }
@@ -129,7 +129,7 @@ class FileReader:
 
     # --- look ---
 
-    def _look(self, path: str, request: Record, record: Record) -> Parts:
+    def _read_header(self, path: str, request: Record, record: Record) -> Parts:
         """Read the header only; does not check whether the pixels can be decoded."""
         record["bytes"] = os.stat(path).st_size
         with io.open(path, "rb") as stream:

@@ -1,6 +1,6 @@
 """Results as DICOM objects beside their source: structured report, presentation state, capture.
 
-    facts = ResultFacts.of_bundle(bundle, "balanced")
+    facts = ResultFacts.from_bundle(bundle, "balanced")
     for kind, dataset in build_results(source, pixels, prediction, facts).items():
         write_dicom(kind + ".dcm", dataset)
 

@@ -22,7 +22,7 @@ class ResultFacts(NamedTuple):
     threshold: float  # score from which a box counts, 0..1
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle, threshold_name: str) -> "ResultFacts":
+    def from_bundle(cls, bundle: Bundle, threshold_name: str) -> "ResultFacts":
         """The facts of a bundle at one of its operating points.
 
         Raises:

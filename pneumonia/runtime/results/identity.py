@@ -58,17 +58,17 @@ def identify(made: Dataset, kind: str, header: Dataset, creation: ObjectCreation
     content = hashlib.sha256(dataset_bytes(made)).hexdigest()
     uid = derived_uid(content, creation.content_digest, kind)
     earlier = (creation.earlier or {}).get(kind)
-    day, time = _moment(header, creation.moment)
+    day, time = _creation_time(header, creation.moment)
     chain: Chain = []
     if earlier is not None and _refers_to_same_image(earlier, made):
         chain = _predecessors(earlier)
         before = _place(earlier)
-        if _unlike(chain, uid) == before[3]:
+        if _unused_uid(chain, uid) == before[3]:
             day = first_text(earlier, "InstanceCreationDate") or day
             time = first_text(earlier, "InstanceCreationTime") or time
         else:
             chain = chain + [before]
-        uid = _unlike(chain, uid)
+        uid = _unused_uid(chain, uid)
     made.SOPInstanceUID = uid
     made.SeriesInstanceUID = derived_uid(uid, "series")
     if kind == "SR" and chain:
@@ -79,13 +79,13 @@ def identify(made: Dataset, kind: str, header: Dataset, creation: ObjectCreation
         setattr(made, time_keyword, time)
 
 
-def _unlike(chain: Chain, uid: str) -> str:
+def _unused_uid(chain: Chain, uid: str) -> str:
     """The UID, or another one if a predecessor has it because a correction was undone."""
     is_taken = uid in [instance for _, _, _, instance in chain]
     return derived_uid(uid, "again", chain[-1][3]) if is_taken else uid
 
 
-def _moment(header: Dataset, moment: Optional[datetime]) -> Tuple[str, str]:
+def _creation_time(header: Dataset, moment: Optional[datetime]) -> Tuple[str, str]:
     """Date and time of creation in the time zone of the source's times.
 
     A de-identified object has none: the day of scoring is close to that of the study.

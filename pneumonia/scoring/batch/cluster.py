@@ -110,9 +110,7 @@ def score_on_ray(
     ahead: deque[Any] = deque()
     try:
         while not stop():
-            ahead.extend(
-                _submitted(job, f, task, parcel) for f in islice(waiting, depth - len(ahead))
-            )
+            ahead.extend(_submit(job, f, task, parcel) for f in islice(waiting, depth - len(ahead)))
             if not ahead:
                 return
             yield _finished(job, *ahead.popleft())
@@ -134,10 +132,10 @@ def _parcel(job: ImageJob) -> Parcel:
     )
 
 
-def _submitted(job: ImageJob, file: FoundFile, task: Any, parcel: Any) -> tuple[FoundFile, Any]:
+def _submit(job: ImageJob, file: FoundFile, task: Any, parcel: Any) -> tuple[FoundFile, Any]:
     """The file with its record, if no scoring is needed, or with the handle of its Ray task."""
     if file.status:
-        return file, job.detect(job.unread(file))[0]
+        return file, job.detect(job.unread_result(file))[0]
     earlier = job.earlier(file)
     if earlier and not file.path:
         return file, earlier

@@ -88,7 +88,7 @@ class ImageJob:
             following: The file of this thread's next call; the child begins with it at once.
         """
         if file.status:
-            return self.unread(file)
+            return self.unread_result(file)
         key = self.key_of(file)
         earlier, request = self._planned(file)
         if request is None:
@@ -116,7 +116,7 @@ class ImageJob:
             return earlier, None
         return earlier, FileRequest(file.path, earlier.sha256 if earlier else "", file.member)
 
-    def unread(self, file: FoundFile) -> ReadFile:
+    def unread_result(self, file: FoundFile) -> ReadFile:
         """The result for a file whose status is known without reading it."""
         return ReadFile(file, self.key_of(file), None, None)
 
@@ -166,7 +166,7 @@ class ImageJob:
             return ImageRecord(file, key, file.status, file.reason, info=dict(file.codes)), None
         if decoded.status == "known" and earlier is not None:
             return earlier, None
-        record = self._considered(file, key, decoded)
+        record = self._record_before_detection(file, key, decoded)
         if decoded.pixels is None or record.reason:
             return record, None
         started = time.perf_counter()
@@ -178,7 +178,7 @@ class ImageJob:
             return replace(record, status="failed", reason="engine_error"), None
         timings = dict(record.timings_ms, detect=_milliseconds(time.perf_counter() - started))
         warnings = record.warnings
-        if earlier is not None and earlier.is_other_image(record):
+        if earlier is not None and earlier.conflicts_with(record):
             warnings += ("image_changed",)
         if len(prediction.scores) >= self.detector.settings.max_boxes:
             warnings += ("box_limit_reached",)
@@ -192,7 +192,9 @@ class ImageJob:
             digest = salted_key(self.salt, "content", digest)
         return record, ScoredStudy(record, decoded.pixels, header, digest)
 
-    def _considered(self, file: FoundFile, key: str, decoded: DecodedFile) -> ImageRecord:
+    def _record_before_detection(
+        self, file: FoundFile, key: str, decoded: DecodedFile
+    ) -> ImageRecord:
         """The record of a decoded image before detection; its reason says why it is not scored."""
         record = self._record(file, key, decoded)
         if decoded.pixels is None:
@@ -234,7 +236,11 @@ class ImageJob:
 
     def _refused(self, record: ImageRecord, decoded: DecodedFile) -> ImageRecord:
         status, reason = refusal(
-            decoded.status, decoded.reason, decoded.info, record.file.is_other, self.settings.rules
+            decoded.status,
+            decoded.reason,
+            decoded.info,
+            record.file.has_unscored_type,
+            self.settings.rules,
         )
         return replace(record, status=status, reason=reason)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pneumonia.runtime.child import DecodedFile, DecodingChild, Wanted
 from pneumonia.runtime.progress import Progress
-from pneumonia.scoring.image.find import FoundFile, named
+from pneumonia.scoring.image.find import FoundFile, assign_names
 from pneumonia.scoring.image.selection import SelectionRules, refusal, select_image
 from pneumonia.scoring.inputs import InputSource
 from pneumonia.scoring.inputs.files import FileInput
@@ -42,7 +42,7 @@ def plan_batch(
     """
     origin = FileInput(source) if isinstance(source, Path) else source
     origin.check(out)
-    files = named(origin.query(settings))
+    files = assign_names(origin.query(settings))
     plan = []
     rules = settings.rules
     wanted = Wanted(words_against=rules.words_against, words_wanted=rules.words_wanted)
@@ -64,7 +64,7 @@ def _planned(file: FoundFile, worker: DecodingChild, rules: SelectionRules) -> P
 
 def _decided(looked: DecodedFile, file: FoundFile, rules: SelectionRules) -> tuple[str, str]:
     if looked.status != "read":
-        return refusal(looked.status, looked.reason, looked.info, file.is_other, rules)
+        return refusal(looked.status, looked.reason, looked.info, file.has_unscored_type, rules)
     selection = select_image(looked.info, (), rules)
     return selection.status or SCORE, selection.reason
 

@@ -32,9 +32,9 @@ from pneumonia.scoring.batch.folder import (
 )
 from pneumonia.scoring.batch.image_job import ImageJob
 from pneumonia.scoring.batch.pipeline import Stop, score_in_order
-from pneumonia.scoring.image.deidentify import nameless
-from pneumonia.scoring.image.find import FoundFile, named
-from pneumonia.scoring.image.records import FAILURES, ImageRecord, with_conflicts
+from pneumonia.scoring.image.deidentify import rename_to_keys
+from pneumonia.scoring.image.find import FoundFile, assign_names
+from pneumonia.scoring.image.records import FAILURES, ImageRecord, add_conflict_warnings
 from pneumonia.scoring.inputs import InputSource
 from pneumonia.scoring.inputs.files import FileInput
 from pneumonia.scoring.outputs import FinishedBatch
@@ -127,7 +127,7 @@ class _Batch:
         try:
             files = self.files()
             scored, interrupted = self.score(files)
-            records = with_conflicts(scored)
+            records = add_conflict_warnings(scored)
             document = self.document(records, interrupted)
             document["times"] = {
                 "started": started.isoformat(timespec="seconds"),
@@ -156,8 +156,8 @@ class _Batch:
         return self.job.earlier(file) is not None
 
     def _named(self, entries: list[FoundFile]) -> list[FoundFile]:
-        files = named(entries)
-        return nameless(files, self.job.salt) if self.job.settings.deidentify else files
+        files = assign_names(entries)
+        return rename_to_keys(files, self.job.salt) if self.job.settings.deidentify else files
 
     def score(self, files: Sequence[FoundFile]) -> tuple[list[ImageRecord], bool]:
         """Records of all files, and whether Ctrl-C left some of them pending."""

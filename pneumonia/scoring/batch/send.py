@@ -72,7 +72,7 @@ class SendSummary:
 class _Sent:
     """(file, SHA-256) of the objects that have arrived at a destination, and of those it keeps."""
 
-    arrived: set[tuple[str, str]]
+    delivered: set[tuple[str, str]]
     committed: set[tuple[str, str]]
 
 
@@ -102,7 +102,7 @@ def send_results(
         before = log.before()
         files = sorted((out / FOLDER).glob("*.dcm"))
         marks = {path: _mark(path) for path in files}
-        waiting = [path for path in files if marks[path] not in before.arrived]
+        waiting = [path for path in files if marks[path] not in before.delivered]
         counts: Counter[str] = Counter()
         try:
             for number, (path, delivery) in enumerate(
@@ -111,10 +111,10 @@ def send_results(
                 log.append(marks[path], delivery)
                 counts[delivery.status] += 1
                 if delivery.status in ARRIVED:
-                    before.arrived.add(marks[path])
+                    before.delivered.add(marks[path])
                 if progress is not None:
                     progress(number, len(waiting), delivery.status)
-            here = [path for path in files if marks[path] in before.arrived - before.committed]
+            here = [path for path in files if marks[path] in before.delivered - before.committed]
             for path, delivery in _committed(here, to):
                 log.append(marks[path], delivery)
                 counts[delivery.status] += 1
@@ -163,11 +163,11 @@ class _SentLog:
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
             if status in ARRIVED:
-                found.arrived.add(mark)
+                found.delivered.add(mark)
             elif status == COMMITTED:
                 found.committed.add(mark)
             elif status == NOT_COMMITTED and code is not None:  # the PACS does not have it
-                found.arrived.discard(mark)
+                found.delivered.discard(mark)
                 found.committed.discard(mark)
         return found
 
@@ -189,14 +189,16 @@ def _sent(
     lost: Delivery | None = None
     try:
         for path in files:
-            delivery = lost or _delivered(path, sender, pauses_seconds)
+            delivery = lost or _send_with_retries(path, sender, pauses_seconds)
             lost = delivery if delivery.status == NOT_SENT else None
             yield path, delivery
     finally:
         sender.close()
 
 
-def _delivered(path: Path, sender: ObjectSender, pauses_seconds: Sequence[float]) -> Delivery:
+def _send_with_retries(
+    path: Path, sender: ObjectSender, pauses_seconds: Sequence[float]
+) -> Delivery:
     """Send one object, with retries."""
     delivery = sender.attempt(path)
     for pause in pauses_seconds:

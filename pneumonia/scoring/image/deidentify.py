@@ -70,7 +70,7 @@ def deidentified_header(source: Dataset, salt: str) -> Dataset:
     return header
 
 
-def nameless(files: list[FoundFile], salt: str) -> list[FoundFile]:
+def rename_to_keys(files: list[FoundFile], salt: str) -> list[FoundFile]:
     """The files named by their keys, since a file name may contain the patient's name."""
     keys = [salted_key(salt, file.relative) for file in files]
     return [

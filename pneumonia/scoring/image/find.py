@@ -33,9 +33,9 @@ class FoundFile:
     detail: str = ""  # what a server answered when it did not deliver the file, such as `HTTP 404`
     # what a file from a server must hold; None for local files
     expected: ExpectedObject | None = None
-    # set by `named`: name of the image in predictions.csv, unique in the input
+    # set by `assign_names`: name of the image in predictions.csv, unique in the input
     image_id: str = ""
-    is_other: bool = False  # whether the name is that of a file type which is never scored
+    has_unscored_type: bool = False  # whether the name is that of a file type which is never scored
 
 
 def _kind(path: str) -> str:
@@ -94,7 +94,7 @@ def walk(source: Path) -> list[FoundFile]:
     ]
 
 
-def named(entries: list[FoundFile]) -> list[FoundFile]:
+def assign_names(entries: list[FoundFile]) -> list[FoundFile]:
     """Give each entry a unique path, by which results refer to it, and the name of its image.
 
     The name is the path's stem, or the relative path where several files share a stem.
@@ -102,7 +102,12 @@ def named(entries: list[FoundFile]) -> list[FoundFile]:
     relatives = _made_unique([entry.relative for entry in entries])
     names = image_ids(relatives)
     return [
-        replace(entry, relative=relative, image_id=name, is_other=_is_other(entry.relative))
+        replace(
+            entry,
+            relative=relative,
+            image_id=name,
+            has_unscored_type=_has_unscored_type(entry.relative),
+        )
         for entry, relative, name in zip(entries, relatives, names, strict=True)
     ]
 
@@ -130,11 +135,11 @@ def _made_unique(relatives: list[str]) -> list[str]:
     return found
 
 
-def _is_other(relative: str) -> bool:
+def _has_unscored_type(relative: str) -> bool:
     name = relative.rsplit("/", 1)[-1].lower()
     return name.startswith(".") or name.endswith(OTHER_FILES)
 
 
 def find_files(source: Path) -> list[FoundFile]:
     """`walk` with names; zip archives stay closed (see `scoring.inputs`)."""
-    return named(walk(source))
+    return assign_names(walk(source))

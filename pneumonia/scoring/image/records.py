@@ -75,7 +75,7 @@ class ImageRecord:
     content_key: str = ""
 
     @property
-    def is_other_file(self) -> bool:
+    def is_not_an_image(self) -> bool:
         """Whether the file was refused and, by its name, is unlikely to be a damaged image.
 
         On patient CDs these are programs, icons and licences. Names of DICOM files on media (up to
@@ -86,7 +86,7 @@ class ImageRecord:
         looks_like_image = _MEDIA_NAME.fullmatch(name) or name.lower().endswith(IMAGE_SUFFIXES)
         return self.reason == "not_dicom" and self.n_bytes > 0 and not looks_like_image
 
-    def is_other_image(self, other: "ImageRecord") -> bool:
+    def conflicts_with(self, other: "ImageRecord") -> bool:
         """Whether both have one SOP Instance UID, but other pixels or another identity."""
         is_same_uid = bool(self.instance_key) and self.instance_key == other.instance_key
         return is_same_uid and self.content_key != other.content_key
@@ -124,7 +124,7 @@ class ImageRecord:
         return INDETERMINATE if "degraded" in self.warnings else NEGATIVE
 
 
-def with_conflicts(records: Sequence[ImageRecord]) -> list[ImageRecord]:
+def add_conflict_warnings(records: Sequence[ImageRecord]) -> list[ImageRecord]:
     """The records, with a warning on different images that have the same SOP Instance UID.
 
     Results refer to an instance by its UID alone, so that the image would be ambiguous. Copies of

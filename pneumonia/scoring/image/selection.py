@@ -106,7 +106,7 @@ def rules_text() -> str:
 
 
 def refusal(
-    status: str, reason: str, info: dict[str, Any], is_other: bool, rules: SelectionRules
+    status: str, reason: str, info: dict[str, Any], has_unscored_type: bool, rules: SelectionRules
 ) -> tuple[str, str]:
     """Status and reason of a file that gave no pixels.
 
@@ -122,7 +122,7 @@ def refusal(
         return status, reason
     if is_another_examination(info, rules):
         return "skipped", "not_frontal_chest"
-    if reason == "not_dicom" and is_other:
+    if reason == "not_dicom" and has_unscored_type:
         return "skipped", "other_file"
     return status, reason
 

@@ -26,7 +26,7 @@ from pneumonia.scoring.inputs.query import (
     FoundStudies,
     Query,
     RemoteImage,
-    arrived,
+    fetched_entry,
     fetched_path,
     is_uid,
     was_fetched,
@@ -123,7 +123,7 @@ class DicomwebInput:
     def query(self, settings: ScoreSettings) -> list[FoundFile]:
         """The instances of all studies that match, by their UIDs; and studies that do not match."""
         found = FoundStudies()
-        for asked in self.wanted.each():
+        for asked in self.wanted.study_queries():
             answers = self._search("/studies", asked)
             found.add(asked, [_named(answer, STUDY_ANSWER) for answer in answers])
         return found.entries(lambda uid: self._images(uid, found), settings.rules)
@@ -225,7 +225,7 @@ class DicomwebInput:
             if isinstance(found, _Refusal):
                 return replace(entry, status=found.status, reason=found.reason, detail=found.detail)
             write_bytes(str(fetched_path(folder, entry)), found)
-        return arrived(entry, folder)
+        return fetched_entry(entry, folder)
 
     def _retrieved(self, url: str, uids: list[str]) -> "bytes | _Refusal":
         """The requested object, else one that cannot be parsed (decoding reports the reason).

@@ -27,7 +27,7 @@ from pneumonia.scoring.inputs.query import (
     FoundStudies,
     Query,
     RemoteImage,
-    arrived,
+    fetched_entry,
     fetched_path,
     is_uid,
     was_fetched,
@@ -70,7 +70,7 @@ class PacsInput:
         """The instances of all studies that match, by their UIDs; and studies that do not match."""
         found = FoundStudies()
         with FindAssociation.open(self.peer, self.own_title) as pacs:
-            for asked in self.wanted.each():
+            for asked in self.wanted.study_queries():
                 answers = pacs.find("STUDY", {**dict.fromkeys(STUDY_ANSWER, ""), **asked})
                 found.add(asked, [_named(answer, STUDY_ANSWER) for answer in answers])
             return found.entries(lambda uid: self._images(pacs, uid, found), settings.rules)
@@ -116,7 +116,7 @@ class PacsInput:
             answers = self._retrieve(absent, receiver)
         found = {
             entry.relative: receiver.refusal(entry)
-            or arrived(entry, folder, answers.get(_series_of(entry), ""))
+            or fetched_entry(entry, folder, answers.get(_series_of(entry), ""))
             for entry in needed
         }
         return [found.get(entry.relative, entry) for entry in entries]

@@ -68,7 +68,7 @@ class Query:
         if self.date and not _DATE.fullmatch(self.date):
             raise ConfigError("Date is not valid", expected="YYYYMMDD or YYYYMMDD-YYYYMMDD")
 
-    def each(self) -> list[dict[str, str]]:
+    def study_queries(self) -> list[dict[str, str]]:
         """The attributes of each query at study level."""
         found: list[dict[str, str]] = []
         for uid in self.studies or ("",):
@@ -112,7 +112,7 @@ class FoundStudies:
         """Add all answers to one query.
 
         Args:
-            asked: Matching keys by keyword, from `Query.each`.
+            asked: Matching keys by keyword, from `Query.study_queries`.
             answers: Values of each answer by keyword, at least those of STUDY_ANSWER.
         """
         left: dict[str, dict[str, str]] = {}
@@ -259,7 +259,7 @@ def was_fetched(folder: Path, entry: FoundFile) -> bool:
     return is_recent
 
 
-def arrived(entry: FoundFile, folder: Path, detail: str = "") -> FoundFile:
+def fetched_entry(entry: FoundFile, folder: Path, detail: str = "") -> FoundFile:
     """The entry with its file, or as `failed` when that is missing.
 
     Args:

@@ -48,13 +48,13 @@ class DicomWriter:
 
     def is_complete(self, record: ImageRecord) -> bool:
         """Whether all results exist, or the image cannot have any."""
-        return bool(obstacle(record)) or self.has_all(record)
+        return bool(reason_without_results(record)) or self.has_all(record)
 
     def files(self, study: ScoredStudy) -> dict[str, bytes]:
         """The results of one image; none for a PNG or JPEG file."""
         record = study.record
         assert record.prediction is not None
-        if obstacle(record) or study.header is None:
+        if reason_without_results(record) or study.header is None:
             return {}
         earlier = {kind: self._earlier(record.key, name) for name, kind in KIND_OF.items()}
         creation = ObjectCreation(
@@ -93,7 +93,9 @@ class DicomWriter:
                 remove_file(path)
         images = [record for record in batch.records if record.status == "scored"]
         missing = [record for record in images if not self.has_all(record)]
-        reasons = Counter(obstacle(record) or "header_not_writable" for record in missing)
+        reasons = Counter(
+            reason_without_results(record) or "header_not_writable" for record in missing
+        )
         return {
             "kinds": list(self.kinds),
             "images": len(images) - len(missing),
@@ -101,7 +103,7 @@ class DicomWriter:
         }
 
 
-def obstacle(record: ImageRecord) -> str:
+def reason_without_results(record: ImageRecord) -> str:
     """The reason why an image cannot have DICOM results; empty when it can."""
     if record.info.get("format") != "dicom":
         return "not_dicom"

@@ -101,8 +101,8 @@ class ReportWriter(PictureWriter):
 
     def _contents(self, batch: FinishedBatch) -> dict[str, Any]:
         records = batch.records
-        others = [record for record in records if record.is_other_file]
-        listed = [record for record in records if not record.is_other_file]
+        others = [record for record in records if record.is_not_an_image]
+        listed = [record for record in records if not record.is_not_an_image]
         ordered = worklist_order(listed, self.model)
         rows = [_row(rank, record, self.model) for rank, record in enumerate(ordered, start=1)]
         cases = [

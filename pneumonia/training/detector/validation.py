@@ -23,7 +23,7 @@ from pneumonia.runtime.model.predictions import Prediction, write_predictions
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.storage.bundle import OPERATING_POINTS
 from pneumonia.training.config import ValidationConfig
-from pneumonia.training.task import SELECTION
+from pneumonia.training.task import SELECTION_METRIC
 
 PREDICTIONS = "val_predictions.csv"
 WHOLE = "full"  # whole radiographs: what the model is for
@@ -148,7 +148,7 @@ class DetectionValidation:
         if len(self.kinds) > 1:
             for kind in self.kinds:
                 metrics |= {f"{k}_{kind}": value for k, value in self._of_kind(kind).items()}
-        metrics[SELECTION] = metrics[self.config.select]
+        metrics[SELECTION_METRIC] = metrics[self.config.select]
         return metrics
 
     def _of_kind(self, kind: str) -> dict[str, float]:

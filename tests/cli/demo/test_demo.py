@@ -8,7 +8,7 @@ from PIL import Image
 
 from pneumonia.cli import group, run
 from pneumonia.cli.demo.page import demo_result, result_rows
-from pneumonia.cli.demo.processes import beside
+from pneumonia.cli.demo.processes import run_in_background
 from pneumonia.runtime.errors import PneumoniaError
 
 LATENCY_MS = {"dense": 1.4, "pruned": 1.0, "kernels": 0.5}
@@ -60,12 +60,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, capsys):
 
 def test_a_verb_that_fails_beside_the_pruning_ends_the_demo(tmp_path):
     missing = ["inspect", tmp_path / "missing"]
-    with pytest.raises(PneumoniaError, match="missing"), beside([missing]):
+    with pytest.raises(PneumoniaError, match="missing"), run_in_background([missing]):
         pass
 
 
 def test_verbs_beside_the_pruning_show_their_output(capsys):
-    with beside([["--version"], ["train", "--help"]]):
+    with run_in_background([["--version"], ["train", "--help"]]):
         capsys.readouterr()
     shown = capsys.readouterr().out
     assert "$ pneumonia train --help" in shown

@@ -74,7 +74,7 @@ def run_training(report, steps):
 def test_the_expected_time_is_given_once_after_the_first_steps_of_training():
     found = []
     progress = DemoProgress(STEPS, found.append)
-    with progress.shown():
+    with progress.draw_bar():
         progress.begin()
         with terminal.progress_bar("phantoms") as report:
             run_training(report, 40)

@@ -10,7 +10,7 @@ from pneumonia.compression.compact.compaction import compact
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.masks import masked_tensors
 from pneumonia.network.files import load_model, save_model
-from pneumonia.network.image_head import with_image_head
+from pneumonia.network.image_head import add_image_head
 from pneumonia.network.zoo import build
 from pneumonia.runtime.model.layers import Conv, Flatten, Linear, Shortcut
 from pneumonia.runtime.model.ops import weight_shape
@@ -158,7 +158,7 @@ def test_flatten_drops_every_feature_of_a_removed_channel() -> None:
 
 @pytest.mark.parametrize("group", [0, 4])
 def test_yolov3_compacts_through_all_its_residual_groups(group: int, tmp_path: object) -> None:
-    spec = with_image_head(build("yolov3", width=0.125, size=64))
+    spec = add_image_head(build("yolov3", width=0.125, size=64))
     tensors = random_tensors(spec, 0)
     masks = random_masks(spec, 5, 0.6, group)
     small, kept = compact(spec, tensors, masks, dict.fromkeys(masks, group))

@@ -47,7 +47,7 @@ def test_the_projection_is_whole_branches_and_idempotent() -> None:
         assert len({bool(z[name].any()) for name in branch.layers}) == 1
     assert all(torch.equal(p.z, z[name]) for name, p in part.project(z).items())
     masks = {name: p.mask for name, p in part.project(v).items()}
-    settled = part.settle(v, masks)
+    settled = part.remove_dead_paths(v, masks)
     assert all(torch.equal(settled[name], masks[name]) for name in masks)
 
 

@@ -9,9 +9,9 @@ from data_prep.annotation.candidates import (
     coarse_types,
     describe,
     frequent,
-    from_report,
     groups,
     image_side,
+    offer_findings_of_report,
     refilter,
 )
 from data_prep.reports.findings.concepts import ConceptBase, ConceptTables
@@ -31,7 +31,7 @@ def codes(offers):
 
 
 def test_the_report_offers_what_it_states():
-    offers = from_report(BASE, LINKED)
+    offers = offer_findings_of_report(BASE, LINKED)
     headings = [code.split("/")[0] for code in codes(offers)]
     assert "Opacity" in headings
     assert "Pneumothorax" not in headings  # it says that there is none
@@ -42,8 +42,8 @@ def test_the_report_offers_what_it_states():
 
 
 def test_findings_of_the_other_side_go_last():
-    left = from_report(BASE, LINKED, "left")
-    right = from_report(BASE, LINKED, "right")
+    left = offer_findings_of_report(BASE, LINKED, "left")
+    right = offer_findings_of_report(BASE, LINKED, "right")
     assert left[0].code.startswith("Opacity")
     assert right[0].code.startswith("Pleural Effusion")
     assert [o.other_side for o in left] == sorted(o.other_side for o in left)
@@ -53,7 +53,7 @@ def test_findings_of_the_side_of_the_box_go_first():
     text = "FINDINGS: Cardiomegaly. Opacity in the right lung. Left pleural effusion."
     linked = link_report(text, BASE)
     headings = [
-        [code.split("/")[0] for code in codes(from_report(BASE, linked, side))]
+        [code.split("/")[0] for code in codes(offer_findings_of_report(BASE, linked, side))]
         for side in ("", "right", "left")
     ]
     assert headings == [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.reports.findings.concepts import ConceptBase
-from data_prep.reports.reading.files import SourceReport, checked
+from data_prep.reports.reading.files import SourceReport, check_report
 
 _SITES = {"left base": "lung/base/left", "right upper lobe": "lung/upper lobe/right",
           "right base": "lung/base/right"}  # fmt: skip
@@ -36,7 +36,7 @@ def make_reports(count: int, seed: int = 0) -> list[SourceReport]:
             text, codes = "FINDINGS: The lungs are clear. No pleural effusion.", ["normal"]
         else:
             text += f"\nIMPRESSION: Stable {name}."
-        reports.append(checked(SourceReport(f"r{number}", text, tuple(codes))))
+        reports.append(check_report(SourceReport(f"r{number}", text, tuple(codes))))
     return reports
 
 

@@ -9,14 +9,14 @@ from deploy_jetson.device.board import (
     ClockState,
     CpuTimes,
     ThermalZone,
+    clocks_lowered_by_governor,
     cpu_times,
     describe_board,
-    governed,
-    held_back,
     is_tx2,
     power_mode,
     set_power_mode,
     take_snapshot,
+    throttling_reasons,
 )
 from pneumonia.runtime.errors import DeviceError
 from tests.deploy_jetson.device.trees import NVPMODEL, tx2_board, write
@@ -47,22 +47,26 @@ def test_held_back_by_clock_or_heat():
         "cpu3": ClockState(2030.0, 2035.2, None),
     }
     cool = {"GPU-therm": ThermalZone(60.0, 95.5)}
-    assert held_back(BoardSnapshot(clocks, cool), ("gpu",)) == []
+    assert throttling_reasons(BoardSnapshot(clocks, cool), ("gpu",)) == []
     # The load runs on one core; the others may sleep.
-    assert held_back(BoardSnapshot(clocks, cool), ("cpu",)) == []
+    assert throttling_reasons(BoardSnapshot(clocks, cool), ("cpu",)) == []
     slow = dict(clocks, gpu=ClockState(1122.0, 1300.5, None))
-    assert held_back(BoardSnapshot(slow, cool), ("gpu",)) == ["gpu at 1122 MHz, cap 1300 MHz"]
-    assert held_back(BoardSnapshot(slow, cool), ("cpu",)) == []
+    assert throttling_reasons(BoardSnapshot(slow, cool), ("gpu",)) == [
+        "gpu at 1122 MHz, cap 1300 MHz"
+    ]
+    assert throttling_reasons(BoardSnapshot(slow, cool), ("cpu",)) == []
     for governor in ("nvhost_podgov", "schedutil"):  # waits for the load; nothing holds it back
         idle = {"gpu": ClockState(1122.0, 1300.5, governor)}
-        assert held_back(BoardSnapshot(idle, cool), ("gpu",)) == []
-        assert governed(BoardSnapshot(idle, cool), ("gpu",)) == [
+        assert throttling_reasons(BoardSnapshot(idle, cool), ("gpu",)) == []
+        assert clocks_lowered_by_governor(BoardSnapshot(idle, cool), ("gpu",)) == [
             f"gpu at 1122 MHz, cap 1300 MHz, {governor}"
         ]
-    assert governed(BoardSnapshot(slow, cool), ("gpu",)) == []
+    assert clocks_lowered_by_governor(BoardSnapshot(slow, cool), ("gpu",)) == []
     hot = {"GPU-therm": ThermalZone(90.6, 95.5), "odd": ThermalZone(99.0, None)}
-    assert held_back(BoardSnapshot(clocks, hot), ("gpu",)) == ["GPU-therm at 90.6 C, trip 95.5 C"]
-    assert held_back(BoardSnapshot({}, {}), ("gpu", "cpu")) == []
+    assert throttling_reasons(BoardSnapshot(clocks, hot), ("gpu",)) == [
+        "GPU-therm at 90.6 C, trip 95.5 C"
+    ]
+    assert throttling_reasons(BoardSnapshot({}, {}), ("gpu", "cpu")) == []
 
 
 def test_identity(tmp_path):

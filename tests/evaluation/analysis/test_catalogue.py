@@ -57,7 +57,7 @@ def test_froc_values_lie_on_the_curve() -> None:
         for r, expected in zip(FROC_RATES, points, strict=True):
             assert values[f"froc.iou_{overlap:.2f}.fp_{r:g}"] == pytest.approx(expected)
         assert values[f"froc.iou_{overlap:.2f}.mean"] == pytest.approx(np.mean(points))
-    normal = CASES.of_class("Normal")
+    normal = CASES.negatives_of_class("Normal")
     rate, sensitivity, _ = froc_curve(ranking, 0.40, normal)
     expected = float(np.max(sensitivity[rate <= 0.25], initial=0.0))
     assert values["froc.iou_0.40.fp_per_normal_0.25"] == pytest.approx(expected)
@@ -68,7 +68,7 @@ def test_specificity_by_kind_of_negative() -> None:
     called = CASES.image_score >= 0.4
     for key, name in (("normal", "Normal"), ("not_normal", "No Lung Opacity / Not Normal")):
         assert values[f"kaggle.specificity_{key}"] == pytest.approx(
-            1 - called[CASES.of_class(name)].mean()
+            1 - called[CASES.negatives_of_class(name)].mean()
         )
 
 

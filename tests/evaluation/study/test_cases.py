@@ -78,7 +78,7 @@ def test_patients_and_classes() -> None:
     known = join(labels, found, Cohort(facts))
     assert known.coverage.patients_known
     assert known.classes_known
-    assert known.of_class(NOT_NORMAL).tolist() == [False, False, True]
+    assert known.negatives_of_class(NOT_NORMAL).tolist() == [False, False, True]
     assert select(known, known.positive).ids == ("a",)
 
 

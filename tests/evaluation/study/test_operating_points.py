@@ -150,7 +150,7 @@ def test_points_are_described_by_class_and_at_the_mix() -> None:
     cases = study_cases(4, 40, 60)
     for point in choose(cases).values():
         called = cases.image_score >= point.threshold
-        normal, not_normal = cases.of_class(NORMAL), cases.of_class(NOT_NORMAL)
+        normal, not_normal = cases.negatives_of_class(NORMAL), cases.negatives_of_class(NOT_NORMAL)
         assert point.specificity_normal == pytest.approx(1 - called[normal].mean())
         assert point.specificity_not_normal == pytest.approx(1 - called[not_normal].mean())
         expected = (
@@ -168,7 +168,7 @@ def test_points_are_described_by_class_and_at_the_mix() -> None:
 
 def test_thresholds_at_a_mix_are_those_of_copied_images() -> None:
     cases = study_cases(4, 40, 60)
-    copies = np.where(cases.of_class(NOT_NORMAL) & ~cases.positive, 3, 1)
+    copies = np.where(cases.negatives_of_class(NOT_NORMAL) & ~cases.positive, 3, 1)
     truths, found = cases.truth_by_id(), cases.boxes_by_id()
     names = [(name, f"{name}-{k}") for name, n in zip(cases.ids, copies, strict=True)
              for k in range(n)]  # fmt: skip
@@ -177,8 +177,8 @@ def test_thresholds_at_a_mix_are_those_of_copied_images() -> None:
         int(copies[mask].sum())
         for mask in (
             cases.positive,
-            cases.of_class(NOT_NORMAL) & ~cases.positive,
-            cases.of_class(NORMAL),
+            cases.negatives_of_class(NOT_NORMAL) & ~cases.positive,
+            cases.negatives_of_class(NORMAL),
         )
     ]
     mix = ClassMix(*map(float, counts), "copied")

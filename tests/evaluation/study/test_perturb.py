@@ -7,11 +7,11 @@ from evaluation.analysis.catalogue import match_study
 from evaluation.analysis.robustness import moved_cases, robustness_table, write_perturbed
 from evaluation.metrics.bootstrap import Resampler
 from evaluation.study.perturb import (
-    in_order,
     move_boxes,
     parse_name,
     perturb,
     perturbation_text,
+    sort_perturbations,
     standard_sweep,
 )
 from pneumonia.runtime.errors import ConfigError, DataError
@@ -98,7 +98,7 @@ def test_names_are_checked(name: str) -> None:
 
 
 def test_order_and_names() -> None:
-    assert in_order(sorted(standard_sweep())) == list(standard_sweep())
+    assert sort_perturbations(sorted(standard_sweep())) == list(standard_sweep())
     assert perturbation_text("rotate_-5") == "rotation \N{MINUS SIGN}5\N{DEGREE SIGN}"
     assert perturbation_text("contrast_150") == "contrast 150 %"
     assert perturbation_text("none") == "none"

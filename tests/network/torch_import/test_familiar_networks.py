@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import pneumonia
-from pneumonia.network.torch_import.layouts import laid_out
+from pneumonia.network.torch_import.layouts import to_layout
 from tests.network.torch_import.familiar_networks import FAMILIAR
 
 WHOLE = {"mobilevit": {"1"}}  # attention in patches: the block around it stays whole
@@ -50,7 +50,7 @@ def test_import_prune_and_export(name: str, tmp_path: Path) -> None:
     shapes = small.spec.shapes()
     for view, wanted in zip(small.interface.outputs, leaves(masked), strict=True):
         value = torch.from_numpy(values[view.layer]).reshape(-1, *shapes[view.layer])
-        torch.testing.assert_close(laid_out(value, view.dims), wanted[:1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(to_layout(value, view.dims), wanted[:1], rtol=1e-4, atol=1e-5)
 
 
 def leaves(value: object) -> list[Tensor]:

@@ -36,7 +36,7 @@ def pruned(found: ImportedNetwork, rate: float) -> tuple[dict[str, Tensor], Impo
     hard = method.sets(graph, rates).hard
     weights = {n: w.detach().double() for n, w in found.weights().items()}
     masks = {n: p.mask for n, p in hard.project(weights).items()}
-    masks = hard.settle(weights, masks)
+    masks = hard.remove_dead_paths(weights, masks)
     tensors = {n: t.double() for n, t in found.tensors().items()}
     small, kept = compact(found.spec, tensors, masks)
     return masked_tensors(graph, tensors, masks), doubled(found, small, kept)

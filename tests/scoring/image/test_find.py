@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image_names import image_ids, printable, stem
-from pneumonia.scoring.image.find import FoundFile, find_files, named
+from pneumonia.scoring.image.find import FoundFile, assign_names, find_files
 
 
 def make(root, *names):
@@ -115,7 +115,7 @@ def test_unreadable_folder_is_reported(tmp_path):
 
 @given(st.lists(st.sampled_from(["a.png", "a.png#2", "a.png#3", "a", "b/a.png"]), max_size=9))
 def test_every_entry_has_a_path_and_a_name_of_its_own(relatives):
-    found = named([FoundFile("x.zip", relative) for relative in relatives])
+    found = assign_names([FoundFile("x.zip", relative) for relative in relatives])
     assert len({file.relative for file in found}) == len(relatives)
     assert len({file.image_id for file in found}) == len(relatives)
     first = {relative: relatives.index(relative) for relative in relatives}
@@ -123,9 +123,11 @@ def test_every_entry_has_a_path_and_a_name_of_its_own(relatives):
 
 
 def test_a_repeated_name_stays_what_it_is():
-    found = named([FoundFile("x.zip", "x.zip/notes.txt"), FoundFile("x.zip", "x.zip/notes.txt")])
+    found = assign_names(
+        [FoundFile("x.zip", "x.zip/notes.txt"), FoundFile("x.zip", "x.zip/notes.txt")]
+    )
     assert [file.relative for file in found] == ["x.zip/notes.txt", "x.zip/notes.txt#2"]
-    assert all(file.is_other for file in found)
+    assert all(file.has_unscored_type for file in found)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")

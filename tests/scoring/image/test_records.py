@@ -1,7 +1,7 @@
 """Images of a batch that claim to be the same instance."""
 
 from pneumonia.scoring.image.find import FoundFile
-from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, with_conflicts
+from pneumonia.scoring.image.records import UID_CONFLICT, ImageRecord, add_conflict_warnings
 
 
 def record(name, content, instance="uid", status="scored"):
@@ -12,7 +12,7 @@ def record(name, content, instance="uid", status="scored"):
 
 
 def conflicts(*records):
-    return [UID_CONFLICT in found.warnings for found in with_conflicts(records)]
+    return [UID_CONFLICT in found.warnings for found in add_conflict_warnings(records)]
 
 
 def test_other_contents_under_one_uid_are_a_conflict():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pneumonia.network.image_head import with_image_head
+from pneumonia.network.image_head import add_image_head
 from pneumonia.runtime.detection.heads import decode_heads
 from pneumonia.runtime.model.boxes import cxcywh_to_xyxy
 from pneumonia.runtime.model.layers import Conv, Detect, GlobalAvgPool
@@ -231,7 +231,7 @@ def test_imitation_is_smallest_at_the_teacher_and_pulls_towards_it():
 
 def test_class_output_learns_the_known_classes_of_whole_images():
     plain = one_head("scaled")
-    spec = with_image_head(
+    spec = add_image_head(
         plain._replace(layers=(Conv("stem", ("input",), 1, 1, 1), *plain.layers)), 3
     )
     (added,) = set(spec.outputs) - set(plain.outputs)
@@ -249,7 +249,7 @@ def test_class_output_learns_the_known_classes_of_whole_images():
 
 def test_images_of_unknown_class_alone_cost_nothing():
     plain = one_head("scaled")
-    spec = with_image_head(
+    spec = add_image_head(
         plain._replace(layers=(Conv("stem", ("input",), 1, 1, 1), *plain.layers)), 3
     )
     _, parts = DetectionLoss(spec, PLAIN)(zeros(spec), torch.zeros(0, 6))

@@ -6,7 +6,7 @@ import torch
 
 from data_prep.augment.augmenter import AugmentSettings
 from data_prep.dataset.reader import open_dataset
-from pneumonia.network.image_head import with_image_head
+from pneumonia.network.image_head import add_image_head
 from pneumonia.network.zoo import build
 from pneumonia.runtime.errors import TrainingError
 from pneumonia.runtime.image.preprocess import network_input
@@ -125,7 +125,7 @@ def test_weak_positives_train_an_image_output_and_nothing_else(make_dataset, ans
     unseen = next(i for i, r in enumerate(dataset.records) if (r.kind, r.split) == ("nih", "val"))
     dataset = weakly(weakly(dataset, weak, answer), unseen, answer)
     plain = DetectionTask(dataset, tiny_spec(), TrainRecipe())
-    gated = DetectionTask(dataset, with_image_head(tiny_spec()), TrainRecipe(augment=STILL))
+    gated = DetectionTask(dataset, add_image_head(tiny_spec()), TrainRecipe(augment=STILL))
 
     def shown(task):
         return {sample.item for epoch in range(1, 6) for sample in task.plan(epoch, 0)}
@@ -147,7 +147,7 @@ def test_class_output_is_taught_what_is_known(make_dataset):
         records[i] = records[i]._replace(class_name=name)
         wanted[i] = name
     dataset.records = tuple(records)
-    task = DetectionTask(dataset, with_image_head(tiny_spec(), 3), TrainRecipe(augment=STILL))
+    task = DetectionTask(dataset, add_image_head(tiny_spec(), 3), TrainRecipe(augment=STILL))
     samples = task.plan(1, 0)
     targets = task.load(samples).targets
     for number, sample in enumerate(samples):

@@ -22,7 +22,7 @@ class SystemdNotifier:
         self._is_ready = False
 
     @classmethod
-    def of_environment(cls) -> "SystemdNotifier":
+    def from_environment(cls) -> "SystemdNotifier":
         """From systemd's variables, removed so that child processes do not notify."""
         return cls(os.environ.pop("NOTIFY_SOCKET", None), os.environ.pop("WATCHDOG_USEC", None))
 
@@ -49,7 +49,7 @@ class SystemdNotifier:
         """Send STOPPING=1."""
         self.send("STOPPING=1")
 
-    def alive(self) -> None:
+    def send_watchdog(self) -> None:
         """Send WATCHDOG=1; called by the worker's loop, so that a hanging loop is noticed."""
         now = time.monotonic()
         if self._is_ready and self._every_s and now - self._last >= self._every_s:

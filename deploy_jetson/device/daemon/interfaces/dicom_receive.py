@@ -217,7 +217,7 @@ class StoreService:
             event.assoc.acse.send_reject(*LOCAL_LIMIT)
             event.assoc.kill()  # as pynetdicom does: the answer is sent before the end
 
-    def _hear(self, association: Any, moment: float) -> None:
+    def _mark_heard(self, association: Any, moment: float) -> None:
         """Set when a connection was heard last; not of one that has been closed meanwhile."""
         if association in self._heard:
             self._heard[association] = moment
@@ -241,12 +241,12 @@ class StoreService:
     def _store(self, event: Any) -> int:
         with self._lock:
             self._received.pop(event.assoc, None)
-            self._hear(event.assoc, math.inf)  # the peer waits for this side
+            self._mark_heard(event.assoc, math.inf)  # the peer waits for this side
         try:
             return self._take(event)
         finally:
             with self._lock:
-                self._hear(event.assoc, self._clock())
+                self._mark_heard(event.assoc, self._clock())
 
     def _take(self, event: Any) -> int:
         try:
@@ -275,7 +275,7 @@ class StoreService:
                 return  # closed meanwhile
             size = self._received.get(event.assoc, 0) + len(event.data)
             self._received[event.assoc] = size
-            self._hear(event.assoc, self._clock())
+            self._mark_heard(event.assoc, self._clock())
         limit = self._max_bytes + OVERHEAD_BYTES
         if size <= limit:
             return

@@ -63,14 +63,14 @@ def _is_success(code: str) -> bool:
     return code == "{:04X}".format(SUCCESS) or (len(code) == 4 and code.startswith("B"))
 
 
-def _lack(outcome: CommitmentOutcome) -> str:
+def _refusal_reason(outcome: CommitmentOutcome) -> str:
     """Why a peer does not promise to keep an object, as the journal has it; empty when it does."""
     if outcome.number is not None:
         return "{:04X}".format(outcome.number)
     return outcome.code if outcome.code in (COMMITTED, NOT_OFFERED, LOST) else NO_REPORT
 
 
-def for_pynetdicom(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
+def _pynetdicom_context(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
     """A client's context that the installed pynetdicom can use.
 
     Version 1.5, the last for Python 3.6, blocks on the session tickets of TLS 1.3: it gets TLS 1.2.
@@ -110,7 +110,7 @@ class ResultSender:
         self._tls = None
         if peer.tls_ca:
             context = client_context(peer.tls_cert, peer.tls_key, peer.tls_ca)
-            self._tls = for_pynetdicom(context, pynetdicom.__version__)
+            self._tls = _pynetdicom_context(context, pynetdicom.__version__)
 
     def start(self) -> None:
         """Send in a thread."""
@@ -148,9 +148,9 @@ class ResultSender:
         if association is None:
             logs.warning("not_reached", destination=self._name, code=code, objects=len(due))
             for delivery in due:
-                self._settle(delivery, code)
+                self._record_outcome(delivery, code)
             return True
-        arrived: List[Any] = []  # (delivery, code, (class, instance)), not yet committed to
+        uncommitted: List[Any] = []  # (delivery, code, (class, instance)), not yet committed to
         try:
             for delivery in due:
                 if self._stop.is_set():
@@ -159,26 +159,26 @@ class ResultSender:
                     break  # the remaining objects are due at once, on a new association
                 code, stored = self._store(association, delivery)
                 if self._peer.commit_s > 0 and stored is not None:
-                    arrived.append((delivery, code, stored))
+                    uncommitted.append((delivery, code, stored))
                 else:
-                    self._settle(delivery, code)
-            self._settle_committed(association, arrived)
+                    self._record_outcome(delivery, code)
+            self._record_committed(association, uncommitted)
         finally:
             if association.is_established:
                 association.release()
         return True
 
-    def _settle_committed(self, association: Any, arrived: List[Any]) -> None:
+    def _record_committed(self, association: Any, uncommitted: List[Any]) -> None:
         """Ask for storage commitment; what the peer does not promise to keep is sent again."""
-        if not arrived:
+        if not uncommitted:
             return
         found = ask_for_commitment(
-            association, [stored for _, _, stored in arrived], self._reports,
+            association, [stored for _, _, stored in uncommitted], self._reports,
             self._peer.commit_s, self._stop.wait,
         )  # fmt: skip
-        for delivery, code, (_, uid) in arrived:
-            lack = _lack(found[uid])
-            self._settle(delivery, lack or code, is_stored=not lack)
+        for delivery, code, (_, uid) in uncommitted:
+            lack = _refusal_reason(found[uid])
+            self._record_outcome(delivery, lack or code, is_stored=not lack)
 
     def _associate(self, kinds: Any) -> Any:
         """An association and an empty string, or None and the reason code."""
@@ -227,7 +227,7 @@ class ResultSender:
         stored = (str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
         return code, stored if _is_success(code) else None
 
-    def _settle(self, delivery: ResultDelivery, code: str, is_stored: bool = True) -> None:
+    def _record_outcome(self, delivery: ResultDelivery, code: str, is_stored: bool = True) -> None:
         attempts = delivery.attempts + 1
         wait = 0.0
         if is_stored and _is_success(code):
@@ -237,7 +237,7 @@ class ResultSender:
         else:
             state = PENDING
             wait = backoff_s(attempts, self._retry, random.random())
-        self._journal.delivered(
+        self._journal.update_delivery(
             delivery._replace(
                 state=state, attempts=attempts, code=code, next_try=time.time() + wait
             )

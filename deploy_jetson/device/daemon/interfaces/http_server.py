@@ -97,7 +97,7 @@ class ConnectionPlaces:
             place = _Place(link, client, deadline)
             self._open.append(place)
         if evicted is not None:
-            _shut(evicted.link, socket.SHUT_RDWR)
+            _shut_below_tls(evicted.link, socket.SHUT_RDWR)
         return place, evicted is not None
 
     def replace(self, place: _Place, link: Any) -> None:
@@ -105,7 +105,7 @@ class ConnectionPlaces:
         with self._lock:
             place.link = link
 
-    def prove(self, place: _Place, needs_place: bool) -> bool:
+    def promote(self, place: _Place, needs_place: bool) -> bool:
         """Make a connection a working one; False when all working places are taken."""
         with self._lock:
             if not needs_place:
@@ -139,12 +139,12 @@ class ConnectionPlaces:
                 was_late = place.is_late
                 # before the socket is shut: its reader wakes at once and looks
                 place.is_late, place.deadline = True, now + GRACE_S
-                _shut(place.link, socket.SHUT_RDWR if was_late else socket.SHUT_RD)
+                _shut_below_tls(place.link, socket.SHUT_RDWR if was_late else socket.SHUT_RD)
                 found += not was_late
         return found
 
 
-def _shut(link: Any, how: int) -> None:
+def _shut_below_tls(link: Any, how: int) -> None:
     """Shut a connection down below TLS: SSLSocket's own method would go on in plain text."""
     with contextlib.suppress(OSError):
         socket.socket.shutdown(link, how)
@@ -248,7 +248,7 @@ class HttpServer(ThreadingMixIn, TCPServer):
                 return
             self._check(head)
             body = _RequestBody(link, place, start, head)
-            if not self.places.prove(place, self._needs_place(head.path)):
+            if not self.places.promote(place, self._needs_place(head.path)):
                 raise RequestRefused(503, "too_many_connections")
             reply = self._respond(head, body.blocks)
         except RequestRefused as refused:
@@ -288,7 +288,7 @@ class HttpServer(ThreadingMixIn, TCPServer):
     def _linger(self, link: Any, place: _Place) -> None:
         """Read what still comes: closing at once resets the connection, and the answer is lost."""
         self.places.linger(place)
-        _shut(link, socket.SHUT_WR)
+        _shut_below_tls(link, socket.SHUT_WR)
         while link.recv(BLOCK):
             pass
 

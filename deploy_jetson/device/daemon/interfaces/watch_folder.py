@@ -134,16 +134,16 @@ class FolderWatcher:
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
-            return self._leave(path, signature, NOT_READABLE)
+            return self._skip_file(path, signature, NOT_READABLE)
         with io.open(handle, "rb") as stream:
             try:
                 self._accept(_blocks(stream))
             except IntakeRefused as refused:
                 if refused.later:
                     return 0
-                return self._leave(path, signature, refused.reason)
+                return self._skip_file(path, signature, refused.reason)
             except OSError:
-                return self._leave(path, signature, NOT_READABLE)
+                return self._skip_file(path, signature, NOT_READABLE)
             status = os.fstat(stream.fileno())
         if _signature(status) != signature:
             # it grew while it was read: the bytes so far are one job, the whole file another
@@ -154,11 +154,11 @@ class FolderWatcher:
         try:
             os.unlink(path)
         except OSError:
-            return self._leave(path, signature, NOT_REMOVABLE)
+            return self._skip_file(path, signature, NOT_REMOVABLE)
         self._left.pop(path, None)
         return 1
 
-    def _leave(self, path: str, signature: Signature, reason: str) -> int:
+    def _skip_file(self, path: str, signature: Signature, reason: str) -> int:
         """Skip this file until it changes, or, where rights or a disk are at fault, for a while.
 
         Logged and counted once; without its name, which may identify a patient.

@@ -101,14 +101,14 @@ class ImageIntake:
         return IntakeRefused(reason, later)
 
     def _accept(self, blocks: Iterator[bytes], source: str) -> AcceptedImage:
-        arrived = None
+        upload = None
         try:
             max_bytes = int(self._config.queue.max_image_mb * MEGABYTE)
-            arrived = self._spool.receive(blocks, max_bytes)
-            if arrived.bytes == 0:
+            upload = self._spool.receive(blocks, max_bytes)
+            if upload.bytes == 0:
                 raise self._refused("empty", source, later=False)
             with self._lock:  # serialise two copies that arrive at once
-                return self._enter(arrived, source)
+                return self._enter(upload, source)
         except TooLarge:
             raise self._refused("too_large", source, later=False) from None
         except JournalError as error:
@@ -119,36 +119,36 @@ class ImageIntake:
                 raise
             raise self._refused(reason, source) from None
         finally:
-            if arrived is not None:
-                self._spool.remove(arrived.path)
+            if upload is not None:
+                self._spool.remove(upload.path)
 
-    def _enter(self, arrived: SpooledUpload, source: str) -> AcceptedImage:
-        earlier = self.known(arrived)
+    def _enter(self, upload: SpooledUpload, source: str) -> AcceptedImage:
+        earlier = self.job_of_image(upload)
         if earlier is not None and earlier.state not in (FAILED, QUARANTINED):
             self._metrics.count("duplicates_total", source=source)
             return AcceptedImage(earlier, True)
-        key = earlier.key if earlier is not None else self.free_key(arrived)
-        self._spool.keep(arrived, key)
+        key = earlier.key if earlier is not None else self.free_key(upload)
+        self._spool.keep(upload, key)
         try:
             if earlier is not None:
                 self._spool.forget_answer(key)
                 self._journal.give_back(key, 0)
                 job = earlier._replace(state=RECEIVED, reason="", attempts=0)
             else:
-                job = self._journal.add(self.new_job(key, arrived, source))
+                job = self._journal.add(self.new_job(key, upload, source))
         except JournalError:
             self._spool.remove(self._spool.image(key))  # not acknowledged, so not kept
             raise
         self._metrics.count("received_total", source=source)
-        logs.info("received", job=key, source=source, bytes=arrived.bytes)
+        logs.info("received", job=key, source=source, bytes=upload.bytes)
         self._wake()
         return AcceptedImage(job, False)
 
-    def known(self, arrived: SpooledUpload) -> Optional[DaemonJob]:
+    def job_of_image(self, upload: SpooledUpload) -> Optional[DaemonJob]:
         """The job of an image for the present model, if it came before."""
-        return self._journal.known(arrived.sop_uid, arrived.sha256, self._model_hash)
+        return self._journal.job_of_image(upload.sop_uid, upload.sha256, self._model_hash)
 
-    def free_key(self, arrived: SpooledUpload) -> str:
+    def free_key(self, upload: SpooledUpload) -> str:
         """A key for an image that is not known.
 
         The first choice is taken when the image waited while the model was changed: its job kept
@@ -156,16 +156,16 @@ class ImageIntake:
         """
         salt = self._model_hash
         while True:
-            key = self._spool.key_of(arrived.sop_uid, arrived.sha256, salt)
+            key = self._spool.key_of(upload.sop_uid, upload.sha256, salt)
             if self._journal.job(key) is None:
                 return key
             salt += "+"
 
-    def new_job(self, key: str, arrived: SpooledUpload, source: str) -> DaemonJob:
+    def new_job(self, key: str, upload: SpooledUpload, source: str) -> DaemonJob:
         """The job of an image that came just now."""
         now = time.time()
         return DaemonJob(
-            0, key, arrived.sop_uid, arrived.sha256, self._model_hash, source, arrived.bytes,
+            0, key, upload.sop_uid, upload.sha256, self._model_hash, source, upload.bytes,
             RECEIVED, "", 0, now, now,
         )  # fmt: skip
 

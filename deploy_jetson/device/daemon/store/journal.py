@@ -234,13 +234,13 @@ class JobJournal:
         )
         return [DaemonJob(*row) for row in self._rows(query, list(states) + [limit])]
 
-    def known(self, sop_uid: str, sha256: str, model_hash: str) -> Optional[DaemonJob]:
+    def job_of_image(self, sop_uid: str, sha256: str, model_hash: str) -> Optional[DaemonJob]:
         """The job of an image for a model."""
         query = SELECT_JOB + " WHERE sop_uid=? AND sha256=? AND model_hash=? LIMIT 1"
         rows = self._rows(query, (sop_uid, sha256, model_hash))
         return DaemonJob(*rows[0]) if rows else None
 
-    def contradicting(self, job: DaemonJob) -> List[str]:
+    def contradicting_keys(self, job: DaemonJob) -> List[str]:
         """Keys of the jobs that were read and hold other contents under the SOP Instance UID.
 
         What could not be read may have been a broken transfer of this very image, and what still
@@ -287,7 +287,7 @@ class JobJournal:
                 (RECEIVED, attempts, time.time(), key),
             )
 
-    def settle(
+    def mark_answered(
         self, key: str, state: str, reason: str, deliveries: Sequence[Tuple[str, str]] = ()
     ) -> None:
         """Record that a job is answered; `deliveries` are (destination, kind) still to be sent."""
@@ -366,7 +366,7 @@ class JobJournal:
         query = SELECT_DELIVERY + " WHERE job=? ORDER BY number"
         return [ResultDelivery(*row) for row in self._rows(query, (key,))]
 
-    def delivered(self, delivery: ResultDelivery) -> None:
+    def update_delivery(self, delivery: ResultDelivery) -> None:
         """Update a delivery: its state, attempts, next_try and code."""
         with self.transaction() as database:
             database.execute(

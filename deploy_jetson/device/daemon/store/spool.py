@@ -191,9 +191,9 @@ class ImageSpool:
                 digest.update(block)
         return SpooledUpload(path, size, sop_uid_of(head), digest.hexdigest())
 
-    def keep(self, arrived: SpooledUpload, key: str) -> None:
+    def keep(self, upload: SpooledUpload, key: str) -> None:
         """Give an image its final name, durable on return."""
-        os.replace(arrived.path, self.image(key))
+        os.replace(upload.path, self.image(key))
         sync_folder(self.path("incoming"))
 
     def names(self, folder: str, ending: str) -> List[str]:

@@ -36,7 +36,7 @@ class ServedModel:
                 fix="Write one: pneumonia evaluate ... --freeze-into BUNDLE",
             )  # fmt: skip
         self.bundle = bundle
-        self.facts = ResultFacts.of_bundle(bundle, name)
+        self.facts = ResultFacts.from_bundle(bundle, name)
         self._opener = opener
         self._detector = self._open()
 

@@ -86,11 +86,11 @@ def recover(
     journal.wait_for_model(worker.model_hash)
     adopted = lost = interrupted = 0
     for job in journal.jobs((RECEIVED, RUNNING), EVERY):
-        if worker.adopt(job) is not None:
+        if worker.close_if_answered(job) is not None:
             adopted += 1
         elif not os.path.exists(spool.image(job.key)):
             lost += 1  # removed from outside; the daemon never does
-            worker.settle(job, JobAnswer(FAILED, "image_missing"))
+            worker.record_answer(job, JobAnswer(FAILED, "image_missing"))
         elif job.state == RUNNING:
             interrupted += 1
             journal.give_back(job.key, job.attempts)
@@ -115,12 +115,12 @@ def _enter_unknown(spool: ImageSpool, journal: JobJournal, intake: ImageIntake, 
             spool.remove(spool.image(name))
         return int(retaken)
     path = spool.image(name)
-    arrived = spool.examine(path, os.path.getsize(path))
-    if intake.known(arrived) is not None:
+    upload = spool.examine(path, os.path.getsize(path))
+    if intake.job_of_image(upload) is not None:
         spool.remove(path)
         return 0
-    key = intake.free_key(arrived)
+    key = intake.free_key(upload)
     if key != name:  # named for another model, or with another salt
-        spool.keep(arrived, key)
-    journal.add(intake.new_job(key, arrived, "recovered"))
+        spool.keep(upload, key)
+    journal.add(intake.new_job(key, upload, "recovered"))
     return 1

@@ -123,7 +123,7 @@ class JobWorker:
         if job is None:
             return False
         try:
-            self.settle(job, self._answer(job))
+            self.record_answer(job, self._answer(job))
         except OutputError:
             self._held = (job.key, job.attempts - 1)
             self._give_back_held()
@@ -132,7 +132,7 @@ class JobWorker:
             raise
         except Exception:  # one image never stops the others
             logs.broken("internal_error", job=job.key)
-            self.settle(job, JobAnswer(FAILED, "internal_error"))
+            self.record_answer(job, JobAnswer(FAILED, "internal_error"))
         return True
 
     def _give_back_held(self) -> None:
@@ -164,7 +164,7 @@ class JobWorker:
             content_sha256: Digest of its pixels and identity; the same image in another encoding
                 has the same.
         """
-        for key in self._journal.contradicting(job):
+        for key in self._journal.contradicting_keys(job):
             made = read_answer(self._spool, key)
             if made is None:
                 return True
@@ -190,7 +190,7 @@ class JobWorker:
         self.beat()
         return JobAnswer(DONE, "", decoded, prediction, warnings, self._model.engine_name, seconds)
 
-    def settle(self, job: DaemonJob, answer: JobAnswer) -> None:
+    def record_answer(self, job: DaemonJob, answer: JobAnswer) -> None:
         """Write the answer, then the journal, then remove the image.
 
         Raises:
@@ -219,7 +219,7 @@ class JobWorker:
         if state in SET_ASIDE:
             self._spool.quarantine(job.key, answer_bytes(made))
         kinds = [str(kind) for kind in made["dicom"]]
-        self._journal.settle(job.key, state, reason, self._deliveries(kinds))
+        self._journal.mark_answered(job.key, state, reason, self._deliveries(kinds))
         self._spool.remove(self._spool.image(job.key))
         self._metrics.count("images_total", status=state, reason=reason)
 
@@ -231,7 +231,7 @@ class JobWorker:
             if kind in kinds
         ]
 
-    def adopt(self, job: DaemonJob) -> Optional[Any]:
+    def close_if_answered(self, job: DaemonJob) -> Optional[Any]:
         """Close a job that was answered just before a crash; None when it was not."""
         made = read_answer(self._spool, job.key)
         if made is None:

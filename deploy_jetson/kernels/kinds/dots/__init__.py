@@ -14,11 +14,11 @@ from deploy_jetson.kernels.kinds.columns import cost
 from deploy_jetson.kernels.kinds.dots.step import DotsChoice, DotsStep, QuantizeStep
 from deploy_jetson.kernels.kinds.dots.words import (
     ChannelWords,
-    at_rate_of,
     dot_of,
     exact_dots,
     layer_of_words,
     rounding_cycles,
+    set_product_rate,
 )
 from deploy_jetson.kernels.kinds.kind import KernelKind
 from deploy_jetson.kernels.plan.steps import ConvolutionStep, Step
@@ -34,7 +34,7 @@ def _candidates(analysis: LayerAnalysis, target: Target) -> Iterator[DotsChoice]
 
 def _cycles(analysis: LayerAnalysis, choice: DotsChoice, target: Target) -> float:
     words = layer_of_words(analysis, target, choice.group)
-    rate = at_rate_of(dot_of(target, choice.group), target)
+    rate = set_product_rate(dot_of(target, choice.group), target)
     products = cost.cycles(words, choice.columns, rate)
     return rounding_cycles(analysis, target) + products
 

@@ -17,11 +17,11 @@ from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.dots.step import QuantizeStep
 from deploy_jetson.kernels.kinds.dots.words import (
     ChannelWords,
-    at_rate_of,
     dot_of,
     exact_dots,
     layer_of_words,
     rounding_cycles,
+    set_product_rate,
 )
 from deploy_jetson.kernels.kinds.kind import KernelKind
 from deploy_jetson.kernels.kinds.winograd import FAMILY, cost, describe
@@ -115,7 +115,7 @@ def _candidates(analysis: LayerAnalysis, target: Target) -> Iterator[WinogradDot
 
 def _cycles(analysis: LayerAnalysis, choice: WinogradDotsChoice, target: Target) -> float:
     words = layer_of_words(analysis, target, PAIR)
-    products = cost.cycles(words, choice.winograd, at_rate_of(dot_of(target, PAIR), target))
+    products = cost.cycles(words, choice.winograd, set_product_rate(dot_of(target, PAIR), target))
     return rounding_cycles(analysis, target) + products
 
 

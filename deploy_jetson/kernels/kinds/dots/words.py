@@ -96,7 +96,7 @@ def layer_of_words(analysis: LayerAnalysis, target: Target, group: int) -> Layer
     return found
 
 
-def at_rate_of(dot: DotProduct, target: Target) -> Target:
+def set_product_rate(dot: DotProduct, target: Target) -> Target:
     """The target with the rate of these products in place of float multiply-adds."""
     return target._replace(fma_per_cycle=target.fma_per_cycle / dot.cost)
 

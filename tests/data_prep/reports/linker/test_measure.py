@@ -17,7 +17,7 @@ from data_prep.reports.linker.candidates import (
 )
 from data_prep.reports.linker.documents import EntityCandidate
 from data_prep.reports.linker.measure import agreement, count_codes, difference, micro_f1
-from data_prep.reports.linker.report_documents import inherited
+from data_prep.reports.linker.report_documents import inherited_codes
 from data_prep.reports.linker.vectors import train_vectors
 from pneumonia.runtime.errors import DataError
 
@@ -152,7 +152,7 @@ def test_pick_takes_half_by_prior_then_heirs_then_context() -> None:
 
 
 def test_heirs_are_the_most_specific_codes_of_a_heading() -> None:
-    assert inherited(["O", NIL, "O/left/big", "P", "O/left", "O"]) == {
+    assert inherited_codes(["O", NIL, "O/left/big", "P", "O/left", "O"]) == {
         "O": ["O/left/big", "O/left", "O"],
         "P": ["P"],
     }

@@ -265,7 +265,7 @@ def test_an_archive_that_falls_silent_does_not_hold_the_sender(tmp_path, where):
             job = rig.post(film(tmp_path / "a.dcm").read_bytes())[1]["job"]
             rig.settled(job)
             service = rig.service
-            service.journal.settle(job, "done", "", [("pacs", "sr")])
+            service.journal.mark_answered(job, "done", "", [("pacs", "sr")])
             sender = ResultSender(
                 "pacs", peer, RetrySettings(), service.spool, service.journal, service.metrics
             )

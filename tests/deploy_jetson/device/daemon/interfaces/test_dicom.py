@@ -362,9 +362,9 @@ def test_back_off_doubles_is_bounded_and_has_jitter():
 def test_a_clock_set_back_does_not_hold_deliveries(tmp_path):
     with running(settings(tmp_path), work=False) as rig:
         journal = rig.service.journal
-        journal.settle("job", "done", "", [("pacs", "sr")])
+        journal.mark_answered("job", "done", "", [("pacs", "sr")])
         (due,) = journal.due("pacs", 1e9, 900)
-        journal.delivered(due._replace(next_try=1.1e9))
+        journal.update_delivery(due._replace(next_try=1.1e9))
         assert journal.due("pacs", 1.1e9 - 100, 900) == []
         assert len(journal.due("pacs", 1.1e9, 900)) == 1
         assert len(journal.due("pacs", 1.0e9, 900)) == 1
@@ -376,7 +376,7 @@ def test_a_missing_result_file_is_reported(tmp_path):
     config = out_settings(tmp_path, port)
     with running(config, work=False) as rig:
         service = rig.service
-        service.journal.settle("0" * 32, "done", "", [("x", "sr")])
+        service.journal.mark_answered("0" * 32, "done", "", [("x", "sr")])
         sender = ResultSender(
             "x", config.destinations["pacs"], config.retry, service.spool, service.journal,
             service.metrics,

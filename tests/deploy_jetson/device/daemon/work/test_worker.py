@@ -375,7 +375,7 @@ def test_a_film_that_an_earlier_release_took_for_a_conflict_is_scored_when_sent_
         data = film(tmp_path / "a.dcm").read_bytes()
         job = rig.post(data)[1]["job"]
         rig.settled(job)
-        rig.service.journal.settle(job, "quarantined", "conflict")
+        rig.service.journal.mark_answered(job, "quarantined", "conflict")
         assert rig.post(data)[0] == 202
         wait_for(lambda: rig.get("/v1/jobs/" + job)[1]["status"] == "done")
 
@@ -475,7 +475,7 @@ def test_old_answers_go_and_undelivered_ones_stay(tmp_path):
         old, kept = (rig.post(image(i))[1]["job"] for i in (1, 2))
         rig.settled(old), rig.settled(kept)
         wait_for(lambda: rig.service.journal.counts()["done"] == 2)
-        rig.service.journal.settle(kept, "done", "", [("pacs", "sr")])
+        rig.service.journal.mark_answered(kept, "done", "", [("pacs", "sr")])
         with rig.service.journal.transaction() as database:
             database.execute("UPDATE jobs SET changed_at=?", (time.time() - 31 * 86400,))
         rig.service.forget_old()
