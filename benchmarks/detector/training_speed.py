@@ -41,7 +41,7 @@ from pneumonia.training.loading import PREFETCH
 from pneumonia.training.loop import fit
 from pneumonia.training.optimiser import make_optimiser
 from pneumonia.training.run import make_network, make_spec
-from pneumonia.training.task import SELECTION
+from pneumonia.training.task import SELECTION_METRIC
 
 
 class Spent(NamedTuple):
@@ -140,7 +140,7 @@ class WithoutValidation(DetectionTask):
 
     def evaluate(self, network: Network) -> dict[str, float]:
         """No validation."""
-        return {SELECTION: 0.0}
+        return {SELECTION_METRIC: 0.0}
 
     def save(self, out: Path) -> None:
         """Nothing to write."""

@@ -40,7 +40,7 @@ def test_an_empty_machine_has_an_empty_snapshot(tmp_path):
     assert not is_tx2(str(tmp_path))
 
 
-def test_held_back_by_clock_or_heat():
+def test_performance_limited_by_clock_or_heat():
     clocks = {
         "gpu": ClockState(1300.0, 1300.5, None),
         "cpu0": ClockState(345.6, 2035.2, None),
