@@ -27,11 +27,12 @@ from data_prep.dataset.reader import (
     read_info,
 )
 from pneumonia import __version__
-from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json, write_text
+from pneumonia.runtime.atomic import new_folder, write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DataError, OutputError, os_errors_as
 from pneumonia.runtime.image.preprocess import resize
 from pneumonia.runtime.label_table import LABEL_COLUMNS
+from pneumonia.runtime.output_folders import require_own_or_empty
 
 OWN_NAMES = {
     "dataset.json", "manifest.csv", "boxes.csv", "labels.csv", "splits.json", CACHE_FILE,
@@ -279,7 +280,7 @@ def new_dataset(out: Path, source: str | None = None) -> Iterator[DatasetWriter]
         OutputError: `out` holds something that is not a dataset, or one of another kind of source,
             or cannot be written.
     """
-    refuse_foreign(str(out), "dataset.json", OWN_NAMES, "a dataset")
+    require_own_or_empty(str(out), "a dataset", "dataset.json", OWN_NAMES)
     if source is not None:
         _refuse_other_source(out, source)
     with (

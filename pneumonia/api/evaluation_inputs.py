@@ -14,21 +14,16 @@ from evaluation.study.cohort import read_cohort
 from evaluation.study.labels import RSNA_FRAME, read_labels
 from evaluation.study.operating_points import OperatingPoint, read_platt, read_points
 from evaluation.study.submission import is_submission, read_submission
-from pneumonia.runtime.errors import ArtefactError, DataError, OutputError
+from pneumonia.runtime.errors import ArtefactError, DataError
 from pneumonia.runtime.json_files import find_json_object
 from pneumonia.runtime.model.predictions import Prediction, read_predictions
+from pneumonia.runtime.output_folders import refuse_other_kinds
 from pneumonia.runtime.text import counted
 
 SCORE_SCHEMA = "pneumonia.score/1"  # of the run.json that `score` puts beside predictions.csv
 
-
-# file -> the folder that has it; a report would replace files there that have the same name
-OTHER_FOLDERS = {
-    "dataset.json": "a dataset",
-    "manifest.jsonl": "scored images",
-    "run.json": "a run",
-    "spec.json": "a model",
-}
+# of a dataset, of scored images, of a run and of a model: a report would replace such files
+_OTHER_KINDS = ("dataset.json", "manifest.jsonl", "run.json", "spec.json")
 
 
 def refuse_other_folder(out: Path) -> None:
@@ -37,15 +32,7 @@ def refuse_other_folder(out: Path) -> None:
     Raises:
         OutputError: The folder is one of these.
     """
-    for name, title in OTHER_FOLDERS.items():
-        if (out / name).exists():
-            raise OutputError(
-                "Report would lie in a folder of other files",
-                expected="a new folder, or an earlier report",
-                found=title,
-                where=str(out),
-                fix="Choose another folder",
-            )
+    refuse_other_kinds(str(out), _OTHER_KINDS, "an earlier report")
 
 
 @dataclass(frozen=True)

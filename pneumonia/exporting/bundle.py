@@ -27,9 +27,9 @@ from pneumonia.runtime.errors import (
     ArtefactError,
     ConfigError,
     ExportError,
-    OutputError,
 )
 from pneumonia.runtime.model.spec import NetworkSpec
+from pneumonia.runtime.output_folders import require_own_or_empty
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.storage.bundle import (
     INT8,
@@ -252,16 +252,7 @@ def _check_source(folder: Path) -> None:
 
 def check_replaceable(out: Path) -> None:
     """Refuse to replace anything but a bundle or an empty folder; raises OutputError."""
-    if not out.exists() or (out / MANIFEST).is_file():
-        return
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    raise OutputError(
-        "Will not replace what is not a bundle",
-        expected="a new folder, or a bundle",
-        where=str(out),
-        fix="Choose another folder",
-    )
+    require_own_or_empty(str(out), "a bundle", MANIFEST)
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:

@@ -39,6 +39,7 @@ from pneumonia.runtime.errors import ArtefactError, ConfigError, OutputError, Pn
 from pneumonia.runtime.json_files import find_json_object, read_json_object
 from pneumonia.runtime.model.spec import dense_weight_count
 from pneumonia.runtime.model.spec_json import parse_spec
+from pneumonia.runtime.output_folders import require_own_or_empty
 from pneumonia.runtime.storage.bundle import MANIFEST, SPEC
 
 SCHEMA = "pneumonia.run/1"
@@ -243,14 +244,8 @@ class RunFolder:
         Raises:
             OutputError: There are files, but neither config.yaml nor the run.json of a run.
         """
-        started = self.config_file.exists() or self.is_run()
-        if self.path.is_dir() and not started and any(self.path.iterdir()):
-            raise OutputError(
-                "Output exists and holds other files than a run",
-                expected="a new or empty folder",
-                where=str(self.path),
-                fix="Choose another folder",
-            )
+        if not self.config_file.exists() and not self.is_run():
+            require_own_or_empty(str(self.path), "a run")
 
     def refuse_inside(self, dataset: Path) -> None:
         """Refuse to write a run into a dataset folder or below it.

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 from contextlib import contextmanager, suppress
-from typing import Any, Collection, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 from pneumonia.runtime.errors import OutputError, os_errors_as
 
@@ -224,28 +224,3 @@ def new_folder(path: str) -> Iterator[str]:
     finally:
         if os.path.isdir(part):
             shutil.rmtree(part, ignore_errors=True)
-
-
-def refuse_foreign(folder: str, marker: str, own_names: Collection[str], what: str) -> None:
-    """Refuse to replace a folder that this program did not make.
-
-    Args:
-        folder: The output folder, which may not exist yet.
-        marker: File that a folder of this kind always has, such as `dataset.json`.
-        own_names: All names that a folder of this kind may hold.
-        what: The kind, for the message, such as `a dataset`.
-
-    Raises:
-        OutputError: `folder` is a file, or a folder with other contents.
-    """
-    if not os.path.exists(folder):
-        return
-    names = set(os.listdir(folder)) if os.path.isdir(folder) else {os.path.basename(folder)}
-    if not names or (os.path.isdir(folder) and marker in names and names <= set(own_names)):
-        return
-    raise OutputError(
-        "Output exists and holds other files than {}".format(what),
-        expected="a new or empty folder, or {} to replace".format(what),
-        where=folder,
-        fix="Choose another --out",
-    )

@@ -100,7 +100,7 @@ def test_a_run_is_not_overwritten(tmp_path, name):
 
 def test_a_folder_of_other_files_is_not_written_into(tmp_path):
     (tmp_path / "labels.csv").write_text("patientId")
-    with pytest.raises(OutputError, match=r"other files than a run.*another folder"):
+    with pytest.raises(OutputError, match=r"other files.*or a run.*another folder"):
         RunFolder(tmp_path).refuse_other_files()
     RunFolder(tmp_path / "new").refuse_other_files()
     RunFolder(recorded(tmp_path / "begun").path).refuse_other_files()
@@ -108,7 +108,7 @@ def test_a_folder_of_other_files_is_not_written_into(tmp_path):
 
 def test_the_output_of_score_is_not_taken_for_a_run(tmp_path):
     (tmp_path / "run.json").write_text('{"schema": "pneumonia.score/1"}')
-    with pytest.raises(OutputError, match=r"other files than a run.*another folder"):
+    with pytest.raises(OutputError, match=r"other files.*or a run.*another folder"):
         RunFolder(tmp_path).refuse_other_files()
     with pytest.raises(ArtefactError, match="neither a run nor a bundle"):
         RunFolder(tmp_path).checkpoint()

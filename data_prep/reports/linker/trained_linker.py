@@ -35,8 +35,9 @@ from data_prep.reports.linker.training import LinkerConfig, train_model
 from data_prep.reports.linker.vectors import WordVectors, train_vectors
 from data_prep.reports.reading.files import SourceReport
 from data_prep.reports.reading.splitting import coded_reports
-from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json
+from pneumonia.runtime.atomic import new_folder, write_json
 from pneumonia.runtime.errors import ArtefactError, DataError
+from pneumonia.runtime.output_folders import require_own_or_empty
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 
@@ -186,8 +187,8 @@ class TrainedLinker:
 
 
 def refuse_other_output(out: Path) -> None:
-    """Refuse to replace an output folder that is not a linker; see `atomic.refuse_foreign`."""
-    refuse_foreign(str(out), "linker.json", _OWN_NAMES, "a linker")
+    """Refuse to replace an output folder that is not a linker; raises OutputError."""
+    require_own_or_empty(str(out), "a linker", "linker.json", _OWN_NAMES)
 
 
 def parse(base: ConceptBase, reports: Sequence[SourceReport]) -> list[ParsedReport]:

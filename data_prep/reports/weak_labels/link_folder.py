@@ -10,9 +10,10 @@ from data_prep.reports.findings.linking import LinkedConcept, MentionLinker, lin
 from data_prep.reports.findings.scope import ABSENT, PRIOR
 from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.weak_labels.opacity_label import UNSURE, opacity_label
-from pneumonia.runtime.atomic import new_folder, refuse_foreign, write_json, write_text
+from pneumonia.runtime.atomic import new_folder, write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER, DataError
+from pneumonia.runtime.output_folders import require_own_or_empty
 from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.links/1"
@@ -87,7 +88,7 @@ def link_source(
         DataError: The source cannot be read or has no usable report.
         OutputError: `out` holds something else or cannot be written.
     """
-    refuse_foreign(str(out), "links.json", OWN_NAMES, "linked reports")
+    require_own_or_empty(str(out), "linked reports", "links.json", OWN_NAMES)
     tables = _Tables()
     for number, report in enumerate(read_reports(source), 1):
         if report.reason:

@@ -9,7 +9,8 @@ from deploy_jetson.device.power.find import check_sensor_name
 from deploy_jetson.device.profile.recording import ProtocolSettings
 from pneumonia.runtime.engines import ENGINES
 from pneumonia.runtime.engines.thread_count import check_threads
-from pneumonia.runtime.errors import ConfigError, OutputError
+from pneumonia.runtime.errors import ConfigError
+from pneumonia.runtime.output_folders import require_own_or_empty
 from pneumonia.runtime.storage.bundle import Bundle, load_bundle
 
 MAX_NUMBER = 1e5  # seconds, and samples per second
@@ -88,7 +89,4 @@ def check_request(request: ProfileRequest) -> None:
             expected="windows, inferences >= 1; seconds, rate > 0 and < {:g}".format(MAX_NUMBER),
             found=", ".join("{}={:g}".format(*item) for item in settings._asdict().items()),
         )
-    if os.path.exists(request.out) and (not os.path.isdir(request.out) or os.listdir(request.out)):
-        raise OutputError(
-            "Output is not empty", where=request.out, fix="Name a new folder with --out"
-        )
+    require_own_or_empty(request.out)

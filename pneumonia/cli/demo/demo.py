@@ -169,18 +169,11 @@ def _overrides(changes: Sequence[str]) -> list[str]:
 def _empty_demo_folder(out: Path) -> Path:
     """An empty folder for the demo: only what an earlier demo made is removed."""
     from pneumonia.runtime.atomic import write_text
-    from pneumonia.runtime.errors import OutputError
+    from pneumonia.runtime.output_folders import require_own_or_empty
 
-    mark = out / "DEMO"
-    if out.exists() and any(out.iterdir()) and not mark.exists():
-        raise OutputError(
-            "Output folder holds something else than a demo",
-            expected="a new or empty folder",
-            where=str(out),
-            fix="Choose another --out",
-        )
+    require_own_or_empty(str(out), "an earlier demo", "DEMO")
     shutil.rmtree(out, ignore_errors=True)
-    write_text(str(mark), "Made by `pneumonia demo`, which replaces this folder.\n")
+    write_text(str(out / "DEMO"), "Made by `pneumonia demo`, which replaces this folder.\n")
     return out
 
 

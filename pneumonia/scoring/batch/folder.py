@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import OutputError, os_errors_as
+from pneumonia.runtime.output_folders import refuse_other_kinds
 
 SALT = ".salt"
 LOCK = ".lock"
@@ -31,15 +32,7 @@ def refuse_other_files(out: Path) -> None:
     """
     if (out / SALT).is_file() or (out / AUDIT_LOG).is_file():
         return
-    found = [name for name in (*_OTHER_FOLDERS, *_OWN_NAMES) if os.path.lexists(out / name)]
-    if found:
-        raise OutputError(
-            "Output folder holds other files than the output of `pneumonia score`",
-            expected="a new folder, or that of an earlier batch",
-            found=found[0],
-            where=str(out),
-            fix="Choose another OUTPUT",
-        )
+    refuse_other_kinds(str(out), (*_OTHER_FOLDERS, *_OWN_NAMES), "that of an earlier batch")
 
 
 class FolderInUse(OutputError):  # noqa: N818 - the condition's name

@@ -355,7 +355,7 @@ def test_an_output_folder_of_something_else_is_left_as_it_is(tmp_path, detector,
     png(tmp_path / "in" / "a.png", bright)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("{}")
-    with pytest.raises(OutputError, match=f"other files than the output.*{name}.*another OUTPUT"):
+    with pytest.raises(OutputError, match=f"holds other files.*{name}.*another folder"):
         score_batch(tmp_path / "in", tmp_path / "out", detector, QUICK)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
     (tmp_path / "out" / name).rename(tmp_path / "out" / "notes.txt")

@@ -335,7 +335,7 @@ def test_requests_refused_before_anything_runs(bundles, tmp_path, change, error,
 
 def test_output_that_holds_something_is_not_touched(bundles, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="not empty"):
+    with pytest.raises(OutputError, match="holds other files"):
         profile(ProfileRequest(bundles, str(tmp_path), sensor="model"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
