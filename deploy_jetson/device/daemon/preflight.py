@@ -10,12 +10,12 @@ from typing import Iterator, Tuple
 
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.spool import FOLDERS
-from pneumonia.runtime.errors import ConfigError, DeviceError, os_errors_as
-from pneumonia.runtime.tls import (
+from pneumonia.runtime.connections import (
     check_private,
     client_context,
     server_context,
 )
+from pneumonia.runtime.errors import ConfigError, DeviceError, os_errors_as
 
 TOKEN_BYTES = 16  # the shortest token
 MAX_TOKEN_BYTES = 4096

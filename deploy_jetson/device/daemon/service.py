@@ -26,12 +26,11 @@ from deploy_jetson.device.daemon.work.model import ServedModel
 from deploy_jetson.device.daemon.work.recovery import open_journal, recover
 from deploy_jetson.device.daemon.work.worker import JobWorker
 from deploy_jetson.device.exit_codes import INTERRUPTED
-from pneumonia.runtime.addresses import address_text
 from pneumonia.runtime.child import ChildLimits, DecodingChild, Wanted
+from pneumonia.runtime.connections import address_text, server_context
 from pneumonia.runtime.errors import ConfigError, DeviceError, OutputError
 from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.image.selection import WORDS_AGAINST, WORDS_WANTED
-from pneumonia.runtime.tls import server_context
 
 STALE_S = 90.0  # longer than a cold start of the decoding child
 FORGET_EVERY_S = 60.0

@@ -12,7 +12,7 @@ import click
 from pneumonia.cli.datasets.reports import load_vocabulary
 from pneumonia.cli.options import FOLDER, PRESENT, PRESENT_FILE, Number, collected
 from pneumonia.cli.terminal import log_to_stderr, progress_bar, show_next
-from pneumonia.runtime.addresses import address_text
+from pneumonia.runtime.connections import address_text
 from pneumonia.runtime.errors import DISCLAIMER, ConfigError
 from pneumonia.runtime.text import counted
 

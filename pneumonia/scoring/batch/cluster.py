@@ -17,9 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pneumonia.runtime.addresses import split_address
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.child.archives import member_file
+from pneumonia.runtime.connections import split_address
 from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.engines import open_engine
 from pneumonia.runtime.errors import ConfigError, DeviceError, DicomError

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pneumonia.runtime.addresses import address_text, split_address
+from pneumonia.runtime.connections import address_text, split_address
 from pneumonia.runtime.errors import ConfigError, DataError
 
 OWN_TITLE = "PNEUMONIA"

@@ -17,8 +17,8 @@ from requests.utils import get_environ_proxies, get_netrc_auth
 from urllib3.exceptions import InvalidHeader, MaxRetryError, ResponseError
 from urllib3.util.retry import Retry
 
+from pneumonia.runtime.connections import client_context
 from pneumonia.runtime.errors import ConfigError
-from pneumonia.runtime.tls import client_context
 
 log = logging.getLogger(__name__)
 DICOMWEB, SEND = "PNEUMONIA_DICOMWEB", "PNEUMONIA_SEND"  # begin the names of the variables below

@@ -38,9 +38,9 @@ from pneumonia.runtime.commitment import (
     CommitmentReports,
     ask_for_commitment,
 )
+from pneumonia.runtime.connections import client_context
 from pneumonia.runtime.errors import OutputError
 from pneumonia.runtime.results import SOP_CLASSES, SYNTAXES
-from pneumonia.runtime.tls import client_context
 
 POLL_S = 1.0
 SUCCESS = 0x0000

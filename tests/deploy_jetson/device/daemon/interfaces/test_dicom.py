@@ -308,7 +308,7 @@ def answering(port, status, context=None):
 @pytest.mark.parametrize("case", ["meant", "client_cert", "authority", "name", "expired", "ours"])
 def test_results_go_by_tls_to_the_peer_that_is_meant_and_to_no_other(tmp_path, case):
     """A peer of another authority or name, an expired certificate, none of ours: nothing is sent"""
-    from pneumonia.runtime.tls import server_context
+    from pneumonia.runtime.connections import server_context
 
     files, own = make_certificates(tmp_path), make_certificates(tmp_path / "own")
     if case == "name":

@@ -294,7 +294,7 @@ def test_the_client_with_most_idle_connections_loses_one():
 
 
 def test_a_slow_tls_handshake_ends_and_delays_no_other_caller(tmp_path):
-    from pneumonia.runtime.tls import server_context
+    from pneumonia.runtime.connections import server_context
     from tests.deploy_jetson.device.daemon.certificates import make_certificates
 
     files = make_certificates(tmp_path)

@@ -1,10 +1,30 @@
-"""TLS contexts for servers and clients, and the check that secrets are private."""
+"""Connections to other programs: HOST:PORT as text, TLS contexts, secrets that are private."""
 
 import os
+import re
 import ssl
 import stat
+from typing import Optional, Tuple
 
 from pneumonia.runtime.errors import ConfigError
+
+# without brackets the last group of an IPv6 address would be taken for the port
+_ADDRESS = re.compile(
+    r"(?:\[(?P<ipv6>[^\[\]]*:[^\[\]]*)\]|(?P<name>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})"
+)
+
+
+def address_text(host: str, port: int) -> str:
+    """HOST:PORT, or [HOST]:PORT of an IPv6 address."""
+    return "{}:{}".format("[{}]".format(host) if ":" in host else host, port)
+
+
+def split_address(text: str) -> Optional[Tuple[str, int]]:
+    """Host without brackets and port of an address; None where it does not name both."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not 0 < int(found.group("port")) < 65536:
+        return None
+    return found.group("ipv6") or found.group("name"), int(found.group("port"))
 
 
 def check_private(path: str, status: os.stat_result) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pneumonia.runtime.addresses import address_text, split_address
+from pneumonia.runtime.connections import address_text, split_address
 
 
 @pytest.mark.parametrize(
