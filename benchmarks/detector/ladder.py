@@ -42,8 +42,8 @@ from pneumonia.exporting.bundle import export
 from pneumonia.network.accounting import account
 from pneumonia.network.files import load_model
 from pneumonia.runtime.detection.detector import Detector
-from pneumonia.runtime.detection.latency import interleaved_latency
 from pneumonia.runtime.engines import Engine, open_engine
+from pneumonia.runtime.engines.comparison import interleaved_latency
 from pneumonia.runtime.model.predictions import Prediction, read_predictions, write_predictions
 from pneumonia.runtime.storage.bundle import MANIFEST, load_bundle
 

@@ -14,8 +14,6 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import numpy as np
-
 from deploy_jetson.device.board import describe_board, take_snapshot
 from deploy_jetson.device.power.clock import MonotonicClock
 from deploy_jetson.device.power.find import MODEL, SENSORS, open_sensor
@@ -29,11 +27,11 @@ from deploy_jetson.device.tensorrt.engine import (
     BUNDLE_VARIABLE,
     TOLERANCES,
     check_input,
-    relative_error,
 )
 from pneumonia import __version__
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.engines import open_engine
+from pneumonia.runtime.engines.comparison import interleaved_latency, relative_rms
 from pneumonia.runtime.engines.processor import read_processor
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import (
@@ -93,15 +91,11 @@ def check_engine(bundle: Bundle, name: str) -> Dict[str, Any]:
     try:
         found = engine.run(image)
         expected = ReferenceEngine(bundle.spec, bundle.weights()).run(image)
-        worst = max(relative_error(found[key], expected[key]) for key in expected)
+        worst = max(relative_rms(found[key], expected[key]) for key in expected)
         precision = INT8 if bundle.arithmetic == INT8 else getattr(engine, "precision", "fp32")
         exact = name != "tensorrt" and precision == "fp32"
         limit = ERROR_LIMIT if exact else TOLERANCES[precision]
-        seconds = []
-        for _ in range(RUNS):
-            start = time.monotonic()
-            engine.run(image)
-            seconds.append(time.monotonic() - start)
+        latency_ms = interleaved_latency({name: engine}, RUNS)[name]
         details = dict(getattr(engine, "details", {}))
     finally:
         engine.close()
@@ -114,7 +108,7 @@ def check_engine(bundle: Bundle, name: str) -> Dict[str, Any]:
     return {
         "relative_error": worst,
         "limit": limit,
-        "latency_ms": float(np.median(seconds)) * 1e3,
+        "latency_ms": latency_ms,
         **dict(sorted(details.items())),
     }
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 from deploy_jetson.kernels.compile.compilers import find_compiler
 from deploy_jetson.kernels.targets import Target, native_targets
 from pneumonia.runtime.atomic import write_json
+from pneumonia.runtime.engines.comparison import interleaved_ms
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import DeviceError, ExportError
 from pneumonia.runtime.json_files import find_json_object
@@ -186,12 +188,13 @@ def _fastest(paths: Sequence[Path]) -> Path:
     """The library with the shortest of several interleaved runs on one thread."""
     if len(paths) == 1:
         return paths[0]
-    libraries = [KernelLibrary(str(path)) for path in paths]
-    image = np.zeros(libraries[0].input_shape, np.float32)
-    seconds = [[sum(s for _, s in one.profile(image)) for one in libraries] for _ in range(RUNS)]
-    for one in libraries:
-        one.close()
-    return paths[int(np.min(seconds, axis=0).argmin())]
+    libraries = {str(path): KernelLibrary(str(path)) for path in paths}
+    image = np.zeros(next(iter(libraries.values())).input_shape, np.float32)
+    runs = {name: partial(library.run, image) for name, library in libraries.items()}
+    spent = interleaved_ms(runs, RUNS)
+    for library in libraries.values():
+        library.close()
+    return min(paths, key=lambda path: min(spent[str(path)]))
 
 
 def _raise_known_failure(failure: Path, compiler: str) -> None:

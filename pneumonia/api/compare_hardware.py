@@ -17,8 +17,8 @@ from evaluation.hardware.tradeoff import (
 from evaluation.report import wording
 from evaluation.report.compression_plots import ParetoPoint, plot_pareto
 from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable
-from pneumonia.runtime.detection.latency import interleaved_latency
 from pneumonia.runtime.engines import Engine, open_engine
+from pneumonia.runtime.engines.comparison import interleaved_latency
 from pneumonia.runtime.errors import ConfigError, DeviceError
 from pneumonia.runtime.storage.bundle import load_bundle
 

@@ -37,8 +37,8 @@ from pneumonia.api.evaluation_inputs import (
     refuse_other_folder,
 )
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.detection.latency import interleaved_latency
 from pneumonia.runtime.engines import open_engine
+from pneumonia.runtime.engines.comparison import interleaved_latency
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.progress import Progress
 from pneumonia.runtime.storage.bundle import load_bundle

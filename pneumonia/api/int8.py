@@ -20,8 +20,8 @@ from pneumonia.exporting.int8 import (
     write_int8_bundle,
 )
 from pneumonia.runtime.atomic import write_bytes
-from pneumonia.runtime.detection.latency import interleaved_latency
 from pneumonia.runtime.engines import Engine, open_engine
+from pneumonia.runtime.engines.comparison import interleaved_latency
 from pneumonia.runtime.errors import ConfigError, ExportError, OutputError
 from pneumonia.runtime.image.preprocess import network_input
 from pneumonia.runtime.model.spec import NetworkSpec

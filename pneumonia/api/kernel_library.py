@@ -1,7 +1,6 @@
 """One network as generated C in a shared library, checked against torch."""
 
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from deploy_jetson.kernels.targets import NATIVE, SINGLE, find_target, runs_here
 from pneumonia.exporting.onnx_file import sample_input
 from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.module import Network, check_network
+from pneumonia.runtime.engines.comparison import interleaved_ms, relative_error
 from pneumonia.runtime.engines.kernel_library import KernelLibrary
 from pneumonia.runtime.errors import ExportError, OutputError, os_errors_as
 
@@ -65,17 +65,13 @@ def write_kernels(network: Network, path: str | Path, target: str = NATIVE) -> K
     with torch.no_grad():
         expected = Network(spec, tensors).eval()(torch.from_numpy(image))
     kernels = KernelLibrary(str(library))
-    found, seconds = {}, []
-    for _ in range(TIMED_RUNS):
-        start = time.perf_counter()
-        found = kernels.run(image[0])
-        seconds.append(time.perf_counter() - start)
+    found = kernels.run(image[0])
+    latency_ms = min(interleaved_ms({"": lambda: kernels.run(image[0])}, TIMED_RUNS)[""])
     kernels.close()
-    error = 0.0
-    for name in spec.outputs:
-        wanted = expected[name][0].numpy()
-        gap = float(abs(found[name].reshape(wanted.shape) - wanted).max())
-        error = max(error, gap / (float(abs(wanted).max()) + 1e-6))
+    error = max(
+        relative_error(found[name].ravel(), expected[name][0].numpy().ravel())
+        for name in spec.outputs
+    )
     limit = TOLERANCE if machine.number is SINGLE else HALF_TOLERANCE
     if not error <= limit:
         raise ExportError(
@@ -84,7 +80,7 @@ def write_kernels(network: Network, path: str | Path, target: str = NATIVE) -> K
             found=f"{error:.3g}",
             where=str(library),
         )
-    return KernelFile(library, machine.name, error, 1e3 * min(seconds))
+    return KernelFile(library, machine.name, error, latency_ms)
 
 
 def _writable(library: Path) -> Path:

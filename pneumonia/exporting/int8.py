@@ -32,6 +32,7 @@ from pneumonia.exporting.model_card import points_section, replace_points
 from pneumonia.exporting.onnx_graph import OPSET, emit_onnx
 from pneumonia.network.files import save_model
 from pneumonia.runtime.atomic import new_folder, write_bytes, write_json, write_text
+from pneumonia.runtime.engines.comparison import relative_rms
 from pneumonia.runtime.errors import ConfigError, ExportError
 from pneumonia.runtime.storage.bundle import (
     INT8,
@@ -208,9 +209,7 @@ def _relative_error(model: Path, quantized: bytes, feed: dict[str, Batch]) -> fl
     for source in (str(model), quantized):
         session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
         answers.append(np.concatenate([output.ravel() for output in session.run(None, feed)]))
-    gap = np.square(answers[0].astype(np.float64) - answers[1]).mean()
-    scale = np.square(answers[0], dtype=np.float64).mean()
-    return float(np.sqrt(gap)) / max(float(np.sqrt(scale)), 1e-12)
+    return relative_rms(answers[1], answers[0])
 
 
 def refuse_int8(bundle: Bundle) -> None:

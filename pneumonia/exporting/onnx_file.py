@@ -17,6 +17,7 @@ from pneumonia.exporting.onnx_graph import ALLOWED_OPS, IR_VERSION, OPSET, emit_
 from pneumonia.network.batch_norm import fold_batch_norm
 from pneumonia.network.module import Network, check_network
 from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.engines.comparison import relative_error
 from pneumonia.runtime.errors import ExportError
 from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
 
@@ -106,7 +107,15 @@ def check_onnx(
                 found=str(found[name].shape) if name in found else "no such output",
                 where=f"output {name!r}",
             )
-        error = max(error, _relative_error(name, expected[name], found[name]))
+        difference = relative_error(found[name], expected[name])
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                "ONNX and torch disagree",
+                expected=f"a relative difference <= {TOLERANCE:g}",
+                found=f"{difference:.3g}",
+                where=f"output {name!r}",
+            )
+        error = max(error, difference)
     return OnnxReport(opset, ir_version, ops, error)
 
 
@@ -118,19 +127,6 @@ def sample_input(spec: InputSpec, batch: int) -> NDArray[np.float32]:
     noise = generator.random((batch, 1, spec.height, spec.width))
     grey = ((0.7 * blocks + 0.3 * noise) - spec.mean) / spec.std
     return np.ascontiguousarray(grey.repeat(spec.channels, axis=1), dtype=np.float32)
-
-
-def _relative_error(name: str, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    scale = float(np.abs(expected).max())
-    error = float(np.abs(expected.astype(np.float64) - found).max()) / max(scale, 1e-12)
-    if not error <= TOLERANCE:  # also when it is NaN
-        raise ExportError(
-            "ONNX and torch disagree",
-            expected=f"a relative difference <= {TOLERANCE:g}",
-            found=f"{error:.3g}",
-            where=f"output {name!r}",
-        )
-    return error
 
 
 def _torch_outputs(

@@ -28,6 +28,7 @@ from deploy_jetson.device.tensorrt.cache import (
 )
 from deploy_jetson.device.tensorrt.cuda import CudaRuntime, DeviceBuffer
 from pneumonia.runtime.engines import Engine
+from pneumonia.runtime.engines.comparison import relative_rms
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
 from pneumonia.runtime.storage.bundle import INT8, Bundle, file_sha256
@@ -53,14 +54,6 @@ def check_input(bundle: Bundle) -> np.ndarray:
     values = (grey - size.mean) / size.std
     image: np.ndarray = np.repeat(values, size.channels, axis=1).astype(np.float32)
     return image
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """RMS difference over RMS; infinite for values that are not finite."""
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        return float("inf")
-    gap = np.sqrt(np.mean(np.square(found.astype(np.float64) - expected)))
-    return float(gap / max(np.sqrt(np.mean(np.square(expected.astype(np.float64)))), 1e-12))
 
 
 def sample_of(outputs: Outputs) -> Dict[str, List[float]]:
@@ -193,7 +186,7 @@ class TensorRtEngine(Engine):
         found = self._attempt(image)
         expected = ReferenceEngine(self.spec, self._bundle.weights()).run(image)
         for name in self.spec.outputs:
-            error = relative_error(found[name], expected[name])
+            error = relative_rms(found[name], expected[name])
             if not error <= TOLERANCES[self.precision]:
                 refuse(self.key, "relative error {:.3g}".format(error), self._folder)
                 self._release()
@@ -308,7 +301,7 @@ def _worst_difference(found: Dict[str, List[float]], kept: Dict[str, Any]) -> fl
         pairs = [(np.array(found[n]), np.array(kept[n], dtype=np.float64)) for n in found]
     except (TypeError, ValueError):
         return float("inf")
-    return max(relative_error(ours, theirs) for ours, theirs in pairs)
+    return max(relative_rms(ours, theirs) for ours, theirs in pairs)
 
 
 def workspace_bytes() -> int:

@@ -87,8 +87,8 @@ def measure_latency(models: Sequence[DemoModel], with_kernels: bool) -> dict[str
     Returns:
         `dense` and `pruned` in ONNX Runtime, and `kernels`: the pruned model's generated library.
     """
-    from pneumonia.runtime.detection.latency import interleaved_latency
     from pneumonia.runtime.engines import open_engine
+    from pneumonia.runtime.engines.comparison import interleaved_latency
     from pneumonia.runtime.storage.bundle import load_bundle
 
     bundles = {model.name: load_bundle(str(model.bundle)) for model in models}

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Self
@@ -28,6 +27,7 @@ from pneumonia.network.torch_import.layouts import (
     from_layout,
     to_layout,
 )
+from pneumonia.runtime.engines.comparison import relative_error
 from pneumonia.runtime.errors import SpecError
 from pneumonia.runtime.model.spec import INPUT, InputSpec, NetworkSpec
 
@@ -328,11 +328,7 @@ def _run_original(original: nn.Module, example: Tensor) -> tuple[Any, bool]:
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:
-    if expected.shape != found.shape:
-        return float("inf")
-    scale = float(expected.abs().max()) + 1e-6
-    difference = float((expected - found).abs().max()) / scale
-    return float("inf") if math.isnan(difference) else difference
+    return relative_error(found.double().cpu().numpy(), expected.detach().double().cpu().numpy())
 
 
 def _first_difference(

@@ -13,8 +13,9 @@ from deploy_jetson.device.tensorrt import engine as engine_module
 from deploy_jetson.device.tensorrt.__main__ import main
 from deploy_jetson.device.tensorrt.api import TensorRtApi, load_api
 from deploy_jetson.device.tensorrt.cache import MAGIC, engine_path
-from deploy_jetson.device.tensorrt.engine import TensorRtEngine, check_input, relative_error
+from deploy_jetson.device.tensorrt.engine import TensorRtEngine, check_input
 from pneumonia.runtime.engines import open_engine
+from pneumonia.runtime.engines.comparison import relative_rms
 from pneumonia.runtime.engines.reference import ReferenceEngine
 from pneumonia.runtime.errors import ArtefactError, ConfigError, DeviceError
 from pneumonia.runtime.storage.bundle import load_bundle
@@ -65,7 +66,7 @@ def agrees(engine, bundle, tolerance=2e-3):
     for name, values in expected.items():
         assert found[name].shape == values.shape
         assert found[name].dtype == np.float32
-        assert relative_error(found[name], values) < tolerance
+        assert relative_rms(found[name], values) < tolerance
 
 
 @pytest.mark.parametrize(
