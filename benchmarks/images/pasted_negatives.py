@@ -19,8 +19,8 @@ from PIL import Image
 
 from benchmarks.reporting import dataset_and_out
 from data_prep.augment.composite import CompositeSettings, lung_mask, paste
-from data_prep.dataset.reader import LABEL_FRAME, Dataset
-from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
+from data_prep.dataset.reader import Dataset
+from pneumonia.runtime.label_table import LABEL_FRAME, NORMAL, NOT_NORMAL
 
 SEED = 0
 

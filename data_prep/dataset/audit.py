@@ -15,12 +15,13 @@ from data_prep.dataset.duplicates import (
     image_features,
     near_duplicates,
 )
-from data_prep.dataset.reader import CACHE_FILE, LABEL_FRAME, SPLITS, Dataset, DatasetImage
+from data_prep.dataset.reader import CACHE_FILE, SPLITS, Dataset, DatasetImage
+from pneumonia.runtime.age_text import age_band
+from pneumonia.runtime.label_table import LABEL_FRAME
 from pneumonia.runtime.model.boxes import iou_matrix
 from pneumonia.runtime.progress import Progress
 
 SCHEMA = "pneumonia.audit/1"
-AGE_BANDS = ((0, 17), (18, 39), (40, 64), (65, 120))
 PERCENTILES = (5, 25, 50, 75, 95)
 MAX_LISTED = 200  # pairs and patients listed in the report; the counts are always complete
 
@@ -78,14 +79,6 @@ def straddling_patients(records: Iterable[DatasetImage]) -> list[str]:
     return sorted(patient for patient, found in splits.items() if len(found) > 1)
 
 
-def age_band(age: int | None) -> str:
-    """The band of an age in years, for example `40-64`, or `unknown`."""
-    for low, high in AGE_BANDS:
-        if age is not None and low <= age <= high:
-            return f"{low}-{high}"
-    return "unknown"
-
-
 def count_groups(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
     """Images, positives, boxes and patients by split, kind, class, view, sex and age band."""
     keys: dict[str, Callable[[DatasetImage], str]] = {
@@ -96,7 +89,7 @@ def count_groups(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
         ),
         "view": lambda record: record.view or "unknown",
         "sex": lambda record: record.sex or "unknown",
-        "age": lambda record: age_band(record.age),
+        "age": lambda record: age_band(record.age) or "unknown",
     }
     n_boxes = [len(dataset.boxes(i)) for i in range(len(dataset))]
     table: dict[str, dict[str, dict[str, int]]] = {}

@@ -10,11 +10,12 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from data_prep.dataset.reader import LABEL_FRAME, Dataset
+from data_prep.dataset.reader import Dataset
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import DISCLAIMER
 from pneumonia.runtime.image.preprocess import resize
 from pneumonia.runtime.image.raster import picture_uri
+from pneumonia.runtime.label_table import LABEL_FRAME
 
 _TEMPLATE = Path(__file__).with_name("audit.html.j2")
 _SAMPLES = 12

@@ -18,7 +18,6 @@ from pneumonia.runtime.json_files import read_json_object
 from pneumonia.runtime.label_table import CLASSES
 
 SCHEMA = "pneumonia.dataset/1"
-LABEL_FRAME = 1024  # side of the frame in which the official RSNA csv gives boxes
 KINDS = ("full", "lungs", "nih", "phantom")
 SPLITS = ("train", "val", "test")
 

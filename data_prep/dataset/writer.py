@@ -14,7 +14,6 @@ import numpy as np
 from data_prep.dataset.reader import (
     BOX_COLUMNS,
     CACHE_FILE,
-    LABEL_FRAME,
     MANIFEST_COLUMNS,
     SCHEMA,
     SPLITS,
@@ -31,7 +30,7 @@ from pneumonia.runtime.atomic import new_folder, write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DataError, OutputError, os_errors_as
 from pneumonia.runtime.image.preprocess import resize
-from pneumonia.runtime.label_table import LABEL_COLUMNS
+from pneumonia.runtime.label_table import LABEL_COLUMNS, LABEL_FRAME
 from pneumonia.runtime.output_folders import require_own_or_empty
 
 OWN_NAMES = {

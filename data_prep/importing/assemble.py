@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.reader import LABEL_FRAME, DatasetImage
+from data_prep.dataset.reader import DatasetImage
 from data_prep.dataset.splits import DEFAULT_FRACTIONS, SplitImage, assign_splits
 from data_prep.dataset.writer import (
     DatasetFacts,
@@ -26,6 +26,7 @@ from data_prep.importing.reasons import reason_detail
 from data_prep.importing.sources import SourceFolder, SourceImage
 from data_prep.parallel import ordered_map
 from pneumonia.runtime.errors import ConfigError, DataError
+from pneumonia.runtime.label_table import LABEL_FRAME
 from pneumonia.runtime.progress import Progress
 
 DEFAULT_CACHE_SIZE = 512

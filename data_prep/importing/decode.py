@@ -16,7 +16,6 @@ from pneumonia.runtime.image.radiograph import read_radiograph
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VIEWS = ("AP", "PA")
 SEXES = ("F", "M")
-_MAX_AGE_YEARS = 120
 _TAGS = ["PatientID", "PatientAge", "PatientSex", "ViewPosition"]
 
 
@@ -64,8 +63,8 @@ def decode_image(path: Path, cache_size: int) -> ImportedImage:
 
 
 def parse_age(text: str) -> int | None:
-    """Whole years of an age; None when absent, malformed or over 120."""
-    years = age_years(text, _MAX_AGE_YEARS)
+    """Whole years of an age; None when absent, malformed or implausible."""
+    years = age_years(text)
     return None if years is None else int(years)
 
 

@@ -11,10 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.reader import LABEL_FRAME
 from pneumonia.runtime.csv_tables import read_table
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.label_table import CLASSES, LABEL_COLUMNS, LUNG_OPACITY, read_label_rows
+from pneumonia.runtime.label_table import (
+    CLASSES,
+    LABEL_COLUMNS,
+    LABEL_FRAME,
+    LUNG_OPACITY,
+    read_label_rows,
+)
 
 
 class SourceLabels(NamedTuple):

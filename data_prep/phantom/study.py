@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dataset.reader import LABEL_FRAME, DatasetImage
+from data_prep.dataset.reader import DatasetImage
 from data_prep.dataset.splits import SplitImage, assign_splits
 from data_prep.dataset.writer import CachedImage, DatasetFacts, is_up_to_date, new_dataset, to_cache
 from data_prep.parallel import ordered_map
@@ -27,7 +27,7 @@ from data_prep.phantom.findings import (
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image.radiograph import read_radiograph
-from pneumonia.runtime.label_table import LUNG_OPACITY, NORMAL, NOT_NORMAL
+from pneumonia.runtime.label_table import LABEL_FRAME, LUNG_OPACITY, NORMAL, NOT_NORMAL
 from pneumonia.runtime.progress import Progress
 
 VERSION = 1  # increase when the same seed draws different films

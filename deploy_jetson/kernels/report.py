@@ -10,10 +10,9 @@ from deploy_jetson.kernels.compile.source import CSources
 from deploy_jetson.kernels.kinds.analysis import LayerAnalysis
 from deploy_jetson.kernels.kinds.registry import kind_of
 from deploy_jetson.kernels.targets import Target
-from pneumonia.runtime.engines.thread_count import threads_of_work
+from pneumonia.runtime.engines.thread_count import cores_of_threads, threads_of_work
 
 SCHEMA = "pneumonia.kernels/1"
-CORE_SCALING = 0.9  # of ideal, measured on x86 with pinned threads
 
 
 def layer_records(plan: NetworkPlan) -> list[dict[str, Any]]:
@@ -51,7 +50,7 @@ def board_predictions(target: Target, cycles: float, macs: int) -> dict[str, lis
     predictions: dict[str, list[dict[str, Any]]] = {}
     for clock in target.boards:
         threads = threads_of_work(macs, clock.cores)
-        scaled = threads * (CORE_SCALING if threads > 1 else 1.0)
+        scaled = cores_of_threads(threads)
         record: dict[str, Any] = {"board": clock.board, "core": target.core}
         if clock.mode is not None:
             record |= {"mode": clock.mode, "name": clock.mode_name}

@@ -28,13 +28,11 @@ from evaluation.metrics.intervals import NONE, PAIRED, difference_interval, stan
 from evaluation.metrics.matching import BoolArray, Float64Array, area
 from evaluation.metrics.multiplicity import holm, two_sided_p
 from evaluation.study.cases import EvaluationCases
-from evaluation.study.cohort import AGE_MAX_YEARS
-from pneumonia.runtime.age_text import age_years
+from pneumonia.runtime.age_text import age_band, age_years
 from pneumonia.runtime.label_table import NORMAL, NOT_NORMAL
 from pneumonia.runtime.progress import Progress
 
 CELL_MIN = 30  # metrics over fewer positive (or negative) images are suppressed
-AGE_BANDS = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 65, "40-64"), (65, 999, "65+"))
 METRICS = ("rsna", "auroc", "sensitivity", "specificity")
 SUPPRESSED = f"suppressed: computed from fewer than {CELL_MIN} positive (or negative) images"
 NOT_APPLICABLE = "not applicable: the group has none of the images that the metric needs"
@@ -84,7 +82,7 @@ def find_groups(cases: EvaluationCases) -> tuple[list[Subgroup], dict[str, int]]
     facets = {
         "view": list(cases.fact("view")),
         "sex": list(cases.fact("sex")),
-        "age": [age_band(value) for value in cases.fact("age")],
+        "age": [age_band(age_years(value)) for value in cases.fact("age")],
         "photometric": list(cases.fact("photometric")),
         "manufacturer": list(cases.fact("manufacturer")),
         "opacity area": _area_terciles(cases),
@@ -305,14 +303,6 @@ def withheld(metric: str, n_positive: int, n_negative: int) -> Estimate:
     counts = rests_on.get(metric, (n_positive,))
     nan = float("nan")
     return Estimate(nan, nan, nan, min(counts), SUPPRESSED if min(counts) else NOT_APPLICABLE)
-
-
-def age_band(text: str) -> str:
-    """The band of `AGE_BANDS` of an age as text; empty when absent or implausible."""
-    years = age_years(text, AGE_MAX_YEARS)
-    if years is None:
-        return ""
-    return next(name for low, high, name in AGE_BANDS if low <= years < high)
 
 
 def _count_name(count: int) -> str:

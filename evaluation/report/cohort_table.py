@@ -3,9 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from evaluation.analysis.subgroups import age_band
 from evaluation.study.cases import EvaluationCases
-from evaluation.study.cohort import AGE_MAX_YEARS
+from pneumonia.runtime.age_text import OLDEST_YEARS, age_band, age_years
 
 UNKNOWN = "not known"
 
@@ -44,5 +43,5 @@ def describe_cohort(cases: EvaluationCases) -> list[CohortRow]:
 
 
 def _band(text: str) -> str:
-    implausible = f"implausible (over {AGE_MAX_YEARS:g})" if text.strip() else ""
-    return age_band(text) or implausible
+    implausible = f"implausible (over {OLDEST_YEARS:g})" if text.strip() else ""
+    return age_band(age_years(text)) or implausible

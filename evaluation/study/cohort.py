@@ -24,7 +24,6 @@ COLUMNS = {
     "manufacturer": ("manufacturer", "Manufacturer"),
 }
 ID_COLUMNS = ("image_id", "patientId")
-AGE_MAX_YEARS = 110.0  # NIH ChestX-ray14 has ages up to 414: typing errors
 
 
 @dataclass(frozen=True)

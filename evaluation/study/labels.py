@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.runtime.errors import DataError
-from pneumonia.runtime.label_table import FAULTS, LabelRow, read_label_rows
-
-RSNA_FRAME = 1024.0
+from pneumonia.runtime.label_table import FAULTS, LABEL_FRAME, LabelRow, read_label_rows
 
 BoxArray = NDArray[np.float32]
 
@@ -28,7 +26,7 @@ class TruthLabels:
     boxes: dict[str, BoxArray]
     positive: NDArray[np.bool_]  # (len(ids),) bool, aligned with `ids`
     # side of the square frame in pixels; None = each image's own pixels
-    frame: float | None = RSNA_FRAME
+    frame: float | None = LABEL_FRAME
 
     def select(self, ids: Iterable[str]) -> "TruthLabels":
         """The labels of some images, in the order given.
@@ -45,13 +43,13 @@ class TruthLabels:
         return make_labels({image_id: self.boxes[image_id] for image_id in chosen}, self.frame)
 
 
-def make_labels(boxes: dict[str, BoxArray], frame: float | None = RSNA_FRAME) -> TruthLabels:
+def make_labels(boxes: dict[str, BoxArray], frame: float | None = LABEL_FRAME) -> TruthLabels:
     """Labels from boxes by image id; an image is positive when it has a box."""
     positive = np.array([len(rows) > 0 for rows in boxes.values()], dtype=bool)
     return TruthLabels(tuple(boxes), boxes, positive, frame)
 
 
-def read_labels(path: str | Path, frame: float | None = RSNA_FRAME) -> TruthLabels:
+def read_labels(path: str | Path, frame: float | None = LABEL_FRAME) -> TruthLabels:
     """Read the official RSNA csv.
 
     Args:

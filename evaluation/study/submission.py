@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evaluation.study.labels import RSNA_FRAME
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.csv_tables import escape_name, read_exact_table, unescape_name
 from pneumonia.runtime.errors import DataError
+from pneumonia.runtime.label_table import LABEL_FRAME
 from pneumonia.runtime.model.predictions import Prediction, float32_text
 
 HEADER = ("patientId", "PredictionString")
@@ -64,7 +64,7 @@ def write_submission(
     write_text(str(path), submission_text(predictions, threshold))
 
 
-def read_submission(path: str | Path, frame: float = RSNA_FRAME) -> list[Prediction]:
+def read_submission(path: str | Path, frame: float = LABEL_FRAME) -> list[Prediction]:
     """Read a submission file.
 
     Args:

@@ -11,11 +11,12 @@ from evaluation.study.box_scale import read_box_scale
 from evaluation.study.cases import EvaluationCases, join
 from evaluation.study.class_mix import RSNA_MIX, ClassMix
 from evaluation.study.cohort import read_cohort
-from evaluation.study.labels import RSNA_FRAME, read_labels
+from evaluation.study.labels import read_labels
 from evaluation.study.operating_points import OperatingPoint, read_platt, read_points
 from evaluation.study.submission import is_submission, read_submission
 from pneumonia.runtime.errors import ArtefactError, DataError
 from pneumonia.runtime.json_files import find_json_object
+from pneumonia.runtime.label_table import LABEL_FRAME
 from pneumonia.runtime.model.predictions import Prediction, read_predictions
 from pneumonia.runtime.output_folders import refuse_other_kinds
 from pneumonia.runtime.text import counted
@@ -42,7 +43,7 @@ class StudyOptions:
     classes: Path | None = None  # csv with patientId, class (official class info)
     images: Path | None = None  # csv of patient, view, sex, age per image
     # side of the labels' frame in pixels; None for the pixels of each image
-    frame: float | None = RSNA_FRAME
+    frame: float | None = LABEL_FRAME
     subset: Path | None = None  # file of image ids, one per line; only those count
     only_scored: bool = False  # leave out labelled images without a score
     points: Path | None = None  # frozen thresholds: operating_points.json, or a bundle
@@ -62,7 +63,7 @@ class StudyOptions:
         """
         truth = read_labels(labels, self.frame)
         found = (
-            read_submission(predictions, self.frame or RSNA_FRAME)
+            read_submission(predictions, self.frame or LABEL_FRAME)
             if is_submission(predictions)
             else read_predictions(str(predictions))
         )

@@ -1,11 +1,13 @@
 """Ages as headers and tables write them: `056Y`, `8M`, `58.0`, `2 Jahre`."""
 
+import math
 import re
 from typing import Optional
 
 from pneumonia.runtime.text import plain_letters
 
-OLDEST_YEARS = 130.0
+OLDEST_YEARS = 120.0  # older is a typing error: NIH ChestX-ray14 has ages up to 414
+AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (math.inf, "65+"))  # years below, name
 # 002Y, 2Y, 24M, `2 years`, `3 mois`, `4 ans`, `2 Jahre`, without accents
 _UNITS = (
     (r"d|days?|t|tage?n?|jours?|giorn[io]|dias?|dagen", 1 / 365.25),
@@ -25,15 +27,14 @@ def has_unit(text: str) -> bool:
     return not _PLAIN_AGE.match(_plain(text))
 
 
-def age_years(text: str, oldest: float = OLDEST_YEARS) -> Optional[float]:
+def age_years(text: str) -> Optional[float]:
     """An age in years; a number without a unit is years.
 
     Args:
         text: The age, in one of several languages.
-        oldest: Older ages are typing errors.
 
     Returns:
-        None when the age is absent, malformed or above `oldest`.
+        None when the age is absent, malformed or above OLDEST_YEARS.
     """
     text = _plain(text)
     plain = _PLAIN_AGE.match(text)
@@ -46,7 +47,14 @@ def age_years(text: str, oldest: float = OLDEST_YEARS) -> Optional[float]:
         if factor is None:
             return None
         years += float(number.replace(",", ".")) * factor
-    return years if parts and years <= oldest else None
+    return years if parts and years <= OLDEST_YEARS else None
+
+
+def age_band(years: Optional[float]) -> str:
+    """The band of an age, for example `40-64`; empty when it is not known or above OLDEST_YEARS."""
+    if years is None or not 0 <= years <= OLDEST_YEARS:
+        return ""
+    return next(name for end, name in AGE_BANDS if years < end)
 
 
 def _plain(text: str) -> str:

@@ -12,17 +12,24 @@ from typing import Any, Dict, Iterator, List, Tuple
 from pneumonia.runtime.errors import OutputError, os_errors_as
 
 
-def _sync_folder(folder: str) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
+def file_state(path: str) -> Tuple[int, int]:
+    """Bytes and time of the last change (ns); other values mean that a file was written to."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def sync_folder(folder: str) -> None:
+    """Make renames in a folder durable; raises OSError where the file system cannot do that."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:
-        pass  # some file systems cannot sync a folder; the rename is atomic all the same
     finally:
         os.close(handle)
+
+
+def _try_sync_folder(folder: str) -> None:
+    with suppress(OSError):  # some file systems cannot; the rename is atomic all the same
+        sync_folder(folder)
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -43,7 +50,7 @@ def write_bytes(path: str, data: bytes) -> None:
             os.fsync(stream.fileno())
         os.chmod(part, 0o644)
         os.replace(part, path)
-        _sync_folder(folder)
+        _try_sync_folder(folder)
     except OSError as error:
         if part and os.path.exists(part):
             os.unlink(part)
@@ -122,7 +129,7 @@ class FileGroup:
             for part, path in named:
                 _rename(part, path)
             for folder in sorted({os.path.dirname(part) for part, _ in named}):
-                _sync_folder(folder)
+                _try_sync_folder(folder)
 
 
 def _remove(part: str) -> None:
@@ -214,7 +221,7 @@ def new_folder(path: str) -> Iterator[str]:
             old = part + ".old"
             os.rename(path, old)
         os.rename(part, path)
-        _sync_folder(parent)
+        _try_sync_folder(parent)
         if old:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import Iterator, NamedTuple, Optional, Tuple
 from pneumonia.runtime.csv_tables import read_table
 
 LABEL_COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
+LABEL_FRAME = 1024  # side of the square frame in which the table gives boxes
 # Classes of an image, as the official class csv names them.
 LUNG_OPACITY = "Lung Opacity"
 NOT_NORMAL = "No Lung Opacity / Not Normal"

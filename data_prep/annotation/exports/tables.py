@@ -7,11 +7,10 @@ import numpy as np
 
 from data_prep.annotation.agreement.consensus import Consensus, StudyTruth, truth_of
 from data_prep.annotation.workspace.records import Box, Study
-from data_prep.dataset.reader import LABEL_FRAME
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.label_table import LABEL_COLUMNS, LUNG_OPACITY
+from pneumonia.runtime.label_table import LABEL_COLUMNS, LABEL_FRAME, LUNG_OPACITY
 from pneumonia.runtime.model.boxes import xyxy_to_xywh
 
 SUPER_NIL = "none"

@@ -16,16 +16,15 @@ from data_prep.annotation.workspace.records import (
     Box,
     Study,
 )
-from data_prep.dataset.reader import LABEL_FRAME
 from data_prep.importing.box_files.coco import read_coco
 from data_prep.importing.box_files.rows import Frame
 from data_prep.reports.findings.concepts import NIL, ConceptBase
 from data_prep.reports.findings.scope import PRESENT
 from pneumonia.runtime.csv_tables import read_table
+from pneumonia.runtime.label_table import LABEL_FRAME, read_label_rows
 from pneumonia.runtime.label_table import LUNG_OPACITY as CLASS_OPACITY
 from pneumonia.runtime.label_table import NORMAL as CLASS_NORMAL
 from pneumonia.runtime.label_table import NOT_NORMAL as CLASS_NOT_NORMAL
-from pneumonia.runtime.label_table import read_label_rows
 
 _CLASS_VERDICTS = {CLASS_NORMAL: NORMAL, CLASS_NOT_NORMAL: ABNORMAL}
 

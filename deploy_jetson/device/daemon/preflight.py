@@ -125,6 +125,16 @@ def check_secrets(config: DaemonConfig) -> None:
             client_context(peer.tls_cert, peer.tls_key, peer.tls_ca)
 
 
+def check_dicom_networking() -> None:
+    """Raise DeviceError where pynetdicom is not installed."""
+    try:
+        import pynetdicom  # noqa: F401
+    except ImportError:
+        raise DeviceError(
+            "DICOM networking is not installed", fix="pip install 'pneumonia[pacs]'"
+        ) from None
+
+
 def check_everything(config: DaemonConfig) -> None:
     """All checks that need no port, no state folder and no engine: what `--check` runs.
 
@@ -141,9 +151,4 @@ def check_everything(config: DaemonConfig) -> None:
     if os.path.exists(config.daemon.state) and not os.path.isdir(config.daemon.state):
         raise ConfigError("State is not a folder", where=config.daemon.state)
     if config.dicom.port >= 0 or config.destinations:
-        try:
-            import pynetdicom  # noqa: F401
-        except ImportError:
-            raise DeviceError(
-                "DICOM networking is not installed", fix="pip install 'pneumonia[pacs]'"
-            ) from None
+        check_dicom_networking()

@@ -17,7 +17,7 @@ from deploy_jetson.device.daemon.health.thermal import CRITICAL, ThermalGovernor
 from deploy_jetson.device.daemon.interfaces.rest import RestBackend, rest_server
 from deploy_jetson.device.daemon.interfaces.rest_queries import RestQueries
 from deploy_jetson.device.daemon.interfaces.watch_folder import FolderWatcher
-from deploy_jetson.device.daemon.preflight import check_secrets, read_token
+from deploy_jetson.device.daemon.preflight import check_dicom_networking, check_secrets, read_token
 from deploy_jetson.device.daemon.settings import DaemonConfig
 from deploy_jetson.device.daemon.store.intake import MEGABYTE, AcceptedImage, ImageIntake
 from deploy_jetson.device.daemon.store.job_store import JobStore
@@ -151,14 +151,11 @@ class DaemonService:
         dicom = self.config.dicom
         if dicom.port < 0 and not self.config.destinations:
             return
-        try:
-            from deploy_jetson.device.daemon.interfaces.dicom_receive import StoreService
-            from deploy_jetson.device.daemon.interfaces.dicom_send import open_senders
-            from pneumonia.runtime.commitment import CommitmentReports
-        except ImportError:
-            raise DeviceError(
-                "DICOM networking is not installed", fix="pip install 'pneumonia[pacs]'"
-            ) from None
+        check_dicom_networking()
+        from deploy_jetson.device.daemon.interfaces.dicom_receive import StoreService
+        from deploy_jetson.device.daemon.interfaces.dicom_send import open_senders
+        from pneumonia.runtime.commitment import CommitmentReports
+
         reports = CommitmentReports()
         self.parts += open_senders(
             self.config.destinations, self.config.retry, self.spool, self.journal, self.metrics,

@@ -16,12 +16,11 @@ from deploy_jetson.device.estimate.calibration import EstimateCalibration
 from deploy_jetson.device.estimate.tx2 import FLOP_PER_FMA, FP16_RATE, IDLE_W, PowerMode
 from deploy_jetson.device.estimate.work import LayerWork
 from pneumonia.runtime.engines.kernels import REPORT
-from pneumonia.runtime.engines.thread_count import threads_of_work
+from pneumonia.runtime.engines.thread_count import cores_of_threads, threads_of_work
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.storage.bundle import Bundle
 
 KERNELS_REPORT = REPORT.format("cortex-a57")
-CORE_SCALING = 0.9  # of ideal over the cores, measured on x86 with pinned threads
 # Small matrix products fill the GPU badly: share of the full rate when a side is below the number.
 SMALL_SIDES = ((16, 0.4), (32, 0.6), (64, 0.8))
 LATENCY_BAND = 1.5  # uncalibrated: true latency within this factor either way
@@ -111,17 +110,12 @@ def _threads(
     return min(wanted or mode.cpu_cores, mode.cpu_cores)
 
 
-def _cores(threads: int) -> float:
-    """Cores' worth of work that so many threads do."""
-    return threads * (CORE_SCALING if threads > 1 else 1.0)
-
-
 def _layer_s(row: LayerWork, engine: EngineModel, mode: PowerMode, threads: int) -> float:
     if engine.on_gpu:
         peak = mode.gpu_fp32_flop_s * (FP16_RATE if engine.value_bytes == 2 else 1.0)
         peak *= _small_share(row) if row.macs else 1.0
     else:
-        peak = mode.core_flop_s * _cores(threads)
+        peak = mode.core_flop_s * cores_of_threads(threads)
     macs = row.kept_macs if engine.skips_zeros else row.macs
     weights = row.kept_weights if engine.skips_zeros else row.weights
     moved = (weights + row.values_in + row.values_out) * engine.value_bytes
@@ -159,7 +153,7 @@ def kernel_facts(bundle: Bundle) -> Optional[KernelFacts]:
 def _kernels_s(facts: KernelFacts, layers: Sequence[float], mode: PowerMode, threads: int) -> float:
     """From cycles; never below what the memory bus and the roofline at full rate allow."""
     rate = min(1.0, facts.fmla_per_cycle or 1.0)
-    cycles_s = facts.cycles / rate / (mode.cpu_ghz * 1e9 * _cores(threads))
+    cycles_s = facts.cycles / rate / (mode.cpu_ghz * 1e9 * cores_of_threads(threads))
     floor = sum(layers) * ENGINE_MODELS["kernels"].arithmetic_share
     return max(cycles_s, floor)
 

@@ -250,11 +250,11 @@ def _picture_pairs(
     document: Mapping[str, Any], folder: DemoFolder
 ) -> "list[tuple[Image.Image, str]]":
     """Pictures with the dense model's boxes left and the pruned one's right, and captions."""
-    from evaluation.study.labels import RSNA_FRAME
     from pneumonia.api.evaluation_inputs import StudyOptions
+    from pneumonia.runtime.label_table import LABEL_FRAME
 
     cases = {
-        model.name: StudyOptions(frame=RSNA_FRAME).read_cases(
+        model.name: StudyOptions(frame=LABEL_FRAME).read_cases(
             model.scores / "predictions.csv", folder.labels
         )
         for model in folder.models

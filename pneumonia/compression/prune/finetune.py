@@ -7,12 +7,10 @@ from pneumonia.compression.prune.recipe import FineTuneRecipe, retrain_config
 from pneumonia.compression.result import CompressedNetwork, CompressionJob
 from pneumonia.network.averaging import average_weights
 from pneumonia.network.batch_norm import reestimate_batch_norm
-from pneumonia.network.files import load_model
+from pneumonia.network.files import load_model, quantized_layers
 from pneumonia.network.module import Network
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.training.task import training_images
-
-FLOAT_BITS = 32
 
 
 def finetune_network(job: CompressionJob, recipe: FineTuneRecipe) -> CompressedNetwork:
@@ -21,12 +19,12 @@ def finetune_network(job: CompressionJob, recipe: FineTuneRecipe) -> CompressedN
     Raises:
         ConfigError: Weights are on quantization levels, which training would leave.
     """
-    quantized = [layer.name for layer in job.spec.weighted() if layer.storage.bits < FLOAT_BITS]
+    quantized = quantized_layers(job.spec)
     if quantized:
         raise ConfigError(
             "Quantized weights cannot be fine-tuned",
             expected="a run of `train`, `prune` or `finetune`",
-            found=f"{len(quantized)} layers on levels, first {quantized[0]}",
+            found=f"{len(quantized)} layers on levels, such as {min(quantized)}",
             where=str(job.parent.path),
             fix="Fine-tune the run that was quantized, then quantize it again",
         )

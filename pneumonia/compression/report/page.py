@@ -13,7 +13,8 @@ from evaluation.hardware import crossbar, sot_mram
 from evaluation.report import compression_plots as plots
 from evaluation.report.page import ExtraFigure, ExtraSection, ExtraTable, render
 from pneumonia.compression.quantize.mismatch import ChipMetrics
-from pneumonia.network.accounting import FLOAT_BITS, NetworkAccount
+from pneumonia.network.accounting import NetworkAccount
+from pneumonia.network.files import quantized_layers
 from pneumonia.runs.compression import read_compression
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.names import RESIDUALS_TABLE
@@ -195,7 +196,7 @@ def weights_section(model: MeasuredNetwork) -> ExtraSection:
     sizes = {name: int(weight.count_nonzero()) for name, weight in model.weights.items()}
     chosen = sorted(sizes, key=lambda name: -sizes[name])[:MOST_HISTOGRAMS]
     shown = {n: w.detach().float().numpy() for n, w in model.weights.items() if n in chosen}
-    quantized = {layer.name for layer in model.spec.weighted() if layer.storage.bits < FLOAT_BITS}
+    quantized = quantized_layers(model.spec)
     levels = {n: np.unique(w).tolist() for n, w in shown.items() if n in quantized}
     levels = {n: found if len(found) <= plots.MOST_LEVELS else [] for n, found in levels.items()}
     text = "Weights that are not zero, on a logarithmic scale; lines are levels."

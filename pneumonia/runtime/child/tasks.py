@@ -11,11 +11,12 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
+from pneumonia.runtime.atomic import file_state
 from pneumonia.runtime.child.archives import list_archive, list_dicomdir, member_file
 from pneumonia.runtime.child.memory_file import put_bytes
 from pneumonia.runtime.child.messages import MAX_HEADER_BYTES, MAX_LIST_BYTES, Parts, Wanted
 from pneumonia.runtime.errors import DicomError
-from pneumonia.runtime.image.attributes import first_text, joined_text
+from pneumonia.runtime.image.attributes import OBJECT_UIDS, first_text, joined_text
 from pneumonia.runtime.image.dicom_header import header_facts, read_codes, read_header
 from pneumonia.runtime.image.radiograph import (
     check_file,
@@ -28,7 +29,6 @@ from pneumonia.runtime.image.read_limits import ReadLimits
 from pneumonia.runtime.image.selection import word_against
 
 BLOCK = 1 << 20
-UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 STUDY = ("AccessionNumber", "StudyDate")
 Record = Dict[str, Any]
 
@@ -92,7 +92,7 @@ class FileReader:
 
     def _read(self, path: str, request: Record, record: Record) -> Parts:
         """Hash and decode a file; its facts go into the record."""
-        before = _state(path)
+        before = file_state(path)
         data, record["sha256"], record["bytes"] = _contents(path, self._limits.max_file_bytes)
         if record["sha256"] == request["known_sha256"]:
             record["status"] = "known"
@@ -101,7 +101,7 @@ class FileReader:
             with refusals_of(path):
                 check_file(path, self._limits)
                 radiograph = parse_radiograph(data, self._limits)
-            if _state(path) != before:
+            if file_state(path) != before:
                 raise DicomError("File changed while it was read", "failed", "file_changed")
         except DicomError:
             record["info"] = read_codes(io.BytesIO(data))
@@ -163,13 +163,8 @@ class FileReader:
 
 
 def _identity(dataset: Any) -> Dict[str, str]:
-    uids = {keyword: first_text(dataset, keyword) for keyword in UIDS}
+    uids = {keyword: first_text(dataset, keyword) for keyword in OBJECT_UIDS}
     return dict(uids, **{keyword: joined_text(dataset, keyword) for keyword in STUDY})
-
-
-def _state(path: str) -> Tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
 
 
 def _contents(path: str, max_bytes: int) -> Tuple[bytes, str, int]:

@@ -17,6 +17,7 @@ from pydicom.dataelem import DataElement
 from pydicom.tag import Tag
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS, PersonName
 
+OBJECT_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 TEXT_KINDS = ("SH", "LO", "ST", "LT", "UC", "UT", "PN")  # VRs that have a character set
 # PS3.5 6.2; Python also takes 1_024 and digits of other scripts
 _NUMBER = re.compile(r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$")

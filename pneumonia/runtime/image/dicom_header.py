@@ -10,6 +10,7 @@ from pydicom.filereader import read_dataset
 from pneumonia.runtime.errors import DicomError
 from pneumonia.runtime.image.age import stated_age
 from pneumonia.runtime.image.attributes import (
+    OBJECT_UIDS,
     all_values,
     first_numbers,
     first_text,
@@ -49,8 +50,6 @@ _FOR_PROCESSING = tuple(uid + ".1" for uid in _FOR_PRESENTATION)
 # What `runtime.results` writes into the objects it makes, so that a later batch can name them.
 OWN_MANUFACTURER = "pneumonia (research software)"
 OWN_SERIES = "RESEARCH ONLY: "  # start of Series Description
-# UIDs under which an archive files a result beside its image.
-FILING_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _UID = re.compile(r"^[!-\[\]-~]{1,64}$")
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
 _COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -306,12 +305,12 @@ def contradictions(dataset: Any) -> List[str]:
 
 
 def malformed_uids(dataset: Any) -> List[str]:
-    """Keywords of those of FILING_UIDS that have several values, are too long or no UID at all.
+    """Keywords of those of OBJECT_UIDS that have several values, are too long or no UID at all.
 
     Other characters than digits are allowed: a result with the same malformed UID as its source is
     still filed beside it.
     """
-    texts = ((keyword, joined_text(dataset, keyword)) for keyword in FILING_UIDS)
+    texts = ((keyword, joined_text(dataset, keyword)) for keyword in OBJECT_UIDS)
     return [keyword for keyword, text in texts if text and not _UID.match(text)]
 
 

@@ -21,6 +21,7 @@ from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence as DicomSequence
 
 from pneumonia.runtime.image.attributes import (
+    OBJECT_UIDS,
     first_number,
     first_text,
     joined_text,
@@ -29,7 +30,6 @@ from pneumonia.runtime.image.attributes import (
 from pneumonia.runtime.image.codestream import is_irreversible_jpeg2000, is_near_lossless_jpeg_ls
 from pneumonia.runtime.image.dicom_header import (
     BIG_ENDIAN,
-    FILING_UIDS,
     JPEG_BASELINE,
     JPEG_EXTENDED,
 )
@@ -209,7 +209,7 @@ def _is_valid(element: DataElement) -> bool:
     if element.VR in ("DS", "IS"):
         return all(math.isfinite(float(value)) for value in values if value not in (None, ""))
     form = _FORMS.get(element.VR)
-    if element.keyword in FILING_UIDS:
+    if element.keyword in OBJECT_UIDS:
         return True  # `check_source` refuses an invalid UID: without it a result is misfiled
     return form is None or all(form.match(str(value).strip()) for value in values)
 

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pneumonia.runtime.image.attributes import OBJECT_UIDS
+
 # reasons not to score an image
 WRONG_OBJECT, NOT_ASKED_FOR, AMBIGUOUS = "wrong_object", "not_asked_for", "ambiguous_object"
 STATUS_OF = {WRONG_OBJECT: "failed", NOT_ASKED_FOR: "skipped", AMBIGUOUS: "failed"}
-UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 class ExpectedObject(NamedTuple):
@@ -30,7 +31,7 @@ class ExpectedObject(NamedTuple):
         Returns:
             WRONG_OBJECT, NOT_ASKED_FOR, or an empty string.
         """
-        if tuple(identity.get(keyword, "") for keyword in UIDS) != self.uids:
+        if tuple(identity.get(keyword, "") for keyword in OBJECT_UIDS) != self.uids:
             return WRONG_OBJECT
         fits = not self.keys or any(
             all(is_match(keyword, asked, identity.get(keyword, "")) for keyword, asked in keys)

@@ -1,16 +1,12 @@
 """Files that are still being written: a batch waits, up to a limit, until they stop changing."""
 
-import os
 import time
+
+from pneumonia.runtime.atomic import file_state
 
 RECENT_SECONDS = 2.0  # since the last change: older files count as complete
 LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 30.0
-
-
-def _state(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
 
 
 def has_grown(path: str, n_bytes_read: int) -> bool:
@@ -23,14 +19,14 @@ def has_grown(path: str, n_bytes_read: int) -> bool:
         n_bytes_read: Its size when it was read.
     """
     try:
-        last = _state(path)
+        last = file_state(path)
         if abs(time.time() - last[1] / 1e9) > RECENT_SECONDS:
             return last[0] != n_bytes_read
         end = time.monotonic() + PATIENCE_SECONDS
         has_changed = last[0] != n_bytes_read
         while time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
-            now = _state(path)
+            now = file_state(path)
             if now == last:
                 return has_changed
             last, has_changed = now, True

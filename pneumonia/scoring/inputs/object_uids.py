@@ -4,9 +4,8 @@ from io import BytesIO
 
 from pydicom.filereader import read_dataset, read_partial
 
-from pneumonia.runtime.image.attributes import first_text
+from pneumonia.runtime.image.attributes import OBJECT_UIDS, first_text
 from pneumonia.runtime.image.dicom_header import DEFLATED
-from pneumonia.scoring.image.expected import UIDS
 
 META_START, MAX_META_BYTES = 132, 1 << 16
 LAST_TAG = 0x0020000E  # Series Instance UID, the last of the three in a data set
@@ -29,7 +28,7 @@ def object_uids(data: bytes) -> tuple[str, str, str] | None:
         if first_text(meta, "TransferSyntaxUID") == DEFLATED:
             return None
         dataset = read_partial(BytesIO(data), stop_when=lambda tag, vr, length: tag > LAST_TAG)
-        study, series, instance = (first_text(dataset, keyword) for keyword in UIDS)
+        study, series, instance = (first_text(dataset, keyword) for keyword in OBJECT_UIDS)
     except Exception:  # parsers of foreign files raise anything
         return None
     return study, series, instance

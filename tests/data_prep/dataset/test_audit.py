@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.dataset.audit import age_band, audit_dataset
+from data_prep.dataset.audit import audit_dataset
 from data_prep.dataset.audit_page import write_html
 from data_prep.dataset.duplicates import image_features, near_duplicates
 from data_prep.dataset.reader import Dataset, DatasetImage, open_dataset
@@ -61,7 +61,7 @@ def test_a_clean_dataset_passes_and_is_described(tmp_path: Path) -> None:
     one = {"images": 1, "positive": 0, "boxes": 0, "patients": 1}
     assert report["counts"]["split"]["val"] == one
     middle = {"images": 2, "positive": 1, "boxes": 1, "patients": 2}
-    assert report["counts"]["age"] == {"40-64": middle, "65-120": one}
+    assert report["counts"]["age"] == {"40-64": middle, "65+": one}
     assert report["counts"]["sex"]["unknown"] == report["counts"]["view"]["PA"] == one
     assert report["sizes"]["cached"] == {"128 x 128": 3}
     boxes = report["boxes"]
@@ -154,14 +154,6 @@ def test_an_unknown_patient_is_a_failed_check(tmp_path: Path) -> None:
     facts = FACTS._replace(split={"method": "m", "seed": 1, "leak_warning": "no mapping"})
     report = audit_dataset(dataset(tmp_path / "d", images(), facts))
     assert failed(report) == {"the patient of every image is known"}
-
-
-@pytest.mark.parametrize(
-    ("age", "band"),
-    [(0, "0-17"), (17, "0-17"), (18, "18-39"), (64, "40-64"), (65, "65-120"), (None, "unknown")],
-)
-def test_age_bands_are_those_of_the_subgroups(age: int | None, band: str) -> None:
-    assert age_band(age) == band
 
 
 def test_the_page_is_self_contained_and_escaped(tmp_path: Path, phantoms: Dataset) -> None:

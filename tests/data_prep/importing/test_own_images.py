@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.dataset.reader import LABEL_FRAME, Dataset, open_dataset
+from data_prep.dataset.reader import Dataset, open_dataset
 from data_prep.importing.own_images import OwnImageOptions, import_own_images
 from pneumonia.runtime.errors import ConfigError, DataError, PneumoniaError
+from pneumonia.runtime.label_table import LABEL_FRAME
 from tests.data_prep.conftest import NORMAL, NOT_NORMAL, OPACITY, write_csv
 
 CSV_HEADER = ("image", "x1", "y1", "x2", "y2")

@@ -12,7 +12,7 @@ import struct
 import time
 from typing import Any, BinaryIO, Iterator, List, NamedTuple, Optional
 
-from pneumonia.runtime.atomic import write_bytes
+from pneumonia.runtime.atomic import sync_folder, write_bytes
 from pneumonia.runtime.errors import OutputError, PneumoniaError, os_errors_as
 
 PART = ".part-"
@@ -44,15 +44,6 @@ class SpooledUpload(NamedTuple):
     # of the data set behind the meta information, so that the same image sent by another way is the
     # same image; of the whole file for pictures
     sha256: str
-
-
-def sync_folder(folder: str) -> None:
-    """Make renames in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def dataset_offset(head: bytes) -> int:

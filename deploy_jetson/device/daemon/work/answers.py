@@ -20,7 +20,7 @@ from pneumonia import __version__
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.child import DecodedFile
 from pneumonia.runtime.errors import DISCLAIMER
-from pneumonia.runtime.image.dicom_header import FILING_UIDS
+from pneumonia.runtime.image.attributes import OBJECT_UIDS
 from pneumonia.runtime.model.predictions import Prediction
 from pneumonia.runtime.results import (
     KIND_OF,
@@ -111,7 +111,7 @@ def document(job: DaemonJob, answer: JobAnswer, facts: ResultFacts) -> Dict[str,
 
 def _uids(identity: Dict[str, str]) -> Dict[str, str]:
     """The study, series and instance UID as far as they are UIDs; other text may name a patient."""
-    return {name: identity[name] for name in FILING_UIDS if UID.match(identity.get(name, ""))}
+    return {name: identity[name] for name in OBJECT_UIDS if UID.match(identity.get(name, ""))}
 
 
 def moment(seconds: float) -> str:
