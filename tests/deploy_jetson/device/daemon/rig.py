@@ -6,6 +6,7 @@ Imports nothing but the device's own needs, so that it also runs with the device
 import contextlib
 import http.client
 import json
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -163,3 +164,27 @@ def film(path, level=0, uid="1", **tags):
     tags.setdefault("SOPInstanceUID", f"1.2.826.0.1.3680043.10.999.1.1.{uid}")
     save(path, chest_dataset(pixels, bits=12, **tags))
     return Path(path)
+
+
+def image(number=0):
+    """Bytes that `InProcess` decodes, other ones for each number."""
+    return b"image %d " % number + bytes([number % 251])
+
+
+WRITES = ("INSERT", "UPDATE", "DELETE")
+
+
+def refuse_writes(state):
+    """Make every later write to the journal fail."""
+    with contextlib.closing(sqlite3.connect(state / "journal.sqlite")) as database:
+        for verb in WRITES:
+            database.execute(
+                f"CREATE TRIGGER IF NOT EXISTS refuse_{verb} BEFORE {verb} ON jobs "
+                "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+
+
+def allow_writes(state):
+    with contextlib.closing(sqlite3.connect(state / "journal.sqlite")) as database:
+        for verb in WRITES:
+            database.execute(f"DROP TRIGGER IF EXISTS refuse_{verb}")

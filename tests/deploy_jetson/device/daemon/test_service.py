@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from deploy_jetson.device.daemon import logs
 from tests.contracts.tree import ROOT
 from tests.deploy_jetson.device.daemon.process import CANARY, PYTHON
-from tests.deploy_jetson.device.daemon.rig import BUNDLE, film
+from tests.deploy_jetson.device.daemon.rig import BUNDLE, OneBox, film, running, settings
 from tests.support.peers import free_port, peer, run_peer
 from tests.support.waiting import wait_for
 
@@ -222,3 +223,14 @@ def test_with_the_python_of_the_device():
         sys.executable, ("test_service.py", "test_faults.py"), choice,
         PNEUMONIA_DAEMON_PYTHON=python,
     )  # fmt: skip
+
+
+def test_the_engine_is_named_and_a_slow_one_is_warned_of(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logs.LOGGER, "propagate", True)
+    with running(settings(tmp_path / "a")) as rig:
+        text = rig.request("GET", "/metrics")[1].decode()
+        assert 'pneumonia_engine{name="one-box"} 1.0\n' in text
+        assert "slow_engine" not in caplog.messages
+    monkeypatch.setattr(OneBox, "name", "reference")
+    with running(settings(tmp_path / "b")):
+        assert "slow_engine" in caplog.messages

@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 
 from deploy_jetson.device.daemon.settings import DiskSettings, QueueSettings, RestSettings
-from tests.deploy_jetson.device.daemon.rig import SCORE, running, settings
+from tests.deploy_jetson.device.daemon.rig import SCORE, image, running, settings
 from tests.support.waiting import wait_for
-
-
-def image(number=0):
-    return b"image %d " % number + bytes([number % 251])
 
 
 def test_an_image_is_answered_once(tmp_path):

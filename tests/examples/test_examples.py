@@ -11,7 +11,7 @@ from PIL import Image
 from pneumonia.exporting.bundle import export
 from pneumonia.runtime.model.predictions import Prediction, write_predictions
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
