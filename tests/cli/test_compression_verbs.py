@@ -1,4 +1,8 @@
-"""`prune` with every shipped recipe, then `inspect` and `compare` on what came out."""
+"""`prune` with every shipped recipe, then `inspect` and `compare` on what came out.
+
+Spans: pneumonia.cli.training.prune, pneumonia.cli.training.quantize, pneumonia.cli.model.inspect,
+pneumonia.cli.evaluation.compare.
+"""
 
 import csv
 import json

@@ -1,4 +1,8 @@
-"""Thresholds on their way: chosen in training, bound at export, used by score and evaluate."""
+"""Thresholds on their way: chosen in training, bound at export, used by score and evaluate.
+
+Spans: pneumonia.cli.training.train, pneumonia.cli.model.export, pneumonia.cli.scoring.score,
+pneumonia.cli.evaluation.evaluate.
+"""
 
 import csv
 import json

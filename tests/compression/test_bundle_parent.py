@@ -1,4 +1,7 @@
-"""An exported bundle is trained on, pruned and quantized like the run that it came from."""
+"""An exported bundle is trained on, pruned and quantized like the run that it came from.
+
+Spans: pneumonia.compression.run, pneumonia.runs.bundle_record, pneumonia.training.run.
+"""
 
 import json
 import shutil

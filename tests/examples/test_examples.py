@@ -1,4 +1,7 @@
-"""Examples run, and do what they print."""
+"""Examples run, and do what they print.
+
+Spans: examples.
+"""
 
 import runpy
 import shutil

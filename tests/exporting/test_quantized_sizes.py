@@ -1,4 +1,8 @@
-"""A k-bit network takes k bits a weight in the run and in the bundle, plus what is listed here."""
+"""A k-bit network takes k bits a weight in the run and in the bundle, plus what is listed here.
+
+Spans: pneumonia.exporting.bundle, pneumonia.compression.compact.storage_choice,
+pneumonia.runtime.storage.bundle.
+"""
 
 import numpy as np
 import onnx

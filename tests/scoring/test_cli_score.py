@@ -1,3 +1,8 @@
+"""`pneumonia score`: exit codes, messages and options.
+
+Spans: pneumonia.cli.scoring.score, pneumonia.scoring.batch.
+"""
+
 import json
 from collections import Counter
 

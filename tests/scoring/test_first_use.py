@@ -1,4 +1,7 @@
-"""What a newcomer meets: a patient CD, odd files, own results, and hints that name the way out."""
+"""What a newcomer meets: a patient CD, odd files, own results, and hints that name the way out.
+
+Spans: pneumonia.scoring.batch, pneumonia.scoring.inputs, pneumonia.scoring.outputs.
+"""
 
 import ast
 import gzip

@@ -1,4 +1,7 @@
-"""The model that ships: whole, small, bound to its thresholds, and used without being named."""
+"""The model that ships: whole, small, bound to its thresholds, and used without being named.
+
+Spans: pneumonia.models, pneumonia.exporting.model_card, pneumonia.runtime.detection.detector.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""Ctrl-C as a terminal sends it: to the command and to its worker processes."""
+"""Ctrl-C as a terminal sends it: to the command and to its worker processes.
+
+Spans: pneumonia.training, pneumonia.cli.training.train.
+"""
 
 import json
 import os

@@ -1,4 +1,8 @@
-"""The engine benchmark with engines that stop, wrong outputs and a machine with other load."""
+"""The engine benchmark with engines that stop, wrong outputs and a machine with other load.
+
+Spans: benchmarks.engine.cases, benchmarks.engine.runner, benchmarks.engine.scaling,
+benchmarks.engine.vs_peers.
+"""
 
 import signal
 

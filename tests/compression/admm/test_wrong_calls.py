@@ -1,4 +1,8 @@
-"""Settings and modules that a researcher may get wrong: refused, and the valid ones are named."""
+"""Settings and modules that a researcher may get wrong: refused, and the valid ones are named.
+
+Spans: pneumonia.compression.admm, pneumonia.compression.sets,
+pneumonia.compression.network_pruning.
+"""
 
 import numpy as np
 import pytest

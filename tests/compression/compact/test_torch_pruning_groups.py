@@ -1,4 +1,7 @@
-"""Coupled filters against those that Torch-Pruning finds (where it is installed)."""
+"""Coupled filters against those that Torch-Pruning finds (where it is installed).
+
+Spans: pneumonia.compression.compact.coupling, benchmarks.torch_pruning_peer.pair.
+"""
 
 import pytest
 

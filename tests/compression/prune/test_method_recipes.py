@@ -1,4 +1,8 @@
-"""Every recipe beyond the structured ones, through the whole pipeline on a tiny detector."""
+"""Every recipe beyond the structured ones, through the whole pipeline on a tiny detector.
+
+Spans: pneumonia.compression.prune.recipe, pneumonia.compression.prune.pipeline,
+pneumonia.compression.run, pneumonia.recipes.
+"""
 
 import json
 

@@ -1,4 +1,8 @@
-"""Whole pruning runs on a tiny detector: folders, exact resume, refusals, the verb."""
+"""Whole pruning runs on a tiny detector: folders, exact resume, refusals, the verb.
+
+Spans: pneumonia.compression.prune.pipeline, pneumonia.compression.prune.recipe,
+pneumonia.compression.prune.sensitivity, pneumonia.compression.run.
+"""
 
 import csv
 import json

@@ -1,4 +1,8 @@
-"""Quantization of a whole run by the command, and int8 of its bundle."""
+"""Quantization of a whole run by the command, and int8 of its bundle.
+
+Spans: pneumonia.compression.quantize.pipeline, pneumonia.compression.quantize.recipe,
+pneumonia.compression.run.
+"""
 
 import json
 from pathlib import Path

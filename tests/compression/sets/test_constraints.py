@@ -1,4 +1,9 @@
-"""Projections against brute force, random feasible points and their own idempotence."""
+"""Projections against brute force, random feasible points and their own idempotence.
+
+Spans: pneumonia.compression.sets.alternation, pneumonia.compression.sets.columns,
+pneumonia.compression.sets.combined, pneumonia.compression.sets.constraint,
+pneumonia.compression.sets.units.
+"""
 
 import itertools
 from collections.abc import Iterator

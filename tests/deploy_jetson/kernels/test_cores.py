@@ -1,4 +1,7 @@
-"""Which CPUs the threads of a generated library take: on made-up boards, and on this machine."""
+"""Which CPUs the threads of a generated library take: on made-up boards, and on this machine.
+
+Spans: deploy_jetson.kernels.c.
+"""
 
 import os
 import shutil

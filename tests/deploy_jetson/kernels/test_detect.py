@@ -1,4 +1,7 @@
-"""`pneumonia_detect`: boxes from C are those of Python, on any image; and its errors."""
+"""`pneumonia_detect`: boxes from C are those of Python, on any image; and its errors.
+
+Spans: deploy_jetson.kernels.bundle, deploy_jetson.kernels.generate, deploy_jetson.kernels.c.
+"""
 
 import ctypes
 import shutil

@@ -1,4 +1,7 @@
-"""Targets with float16 arithmetic: same kernels, errors of half precision, on request only."""
+"""Targets with float16 arithmetic: same kernels, errors of half precision, on request only.
+
+Spans: deploy_jetson.kernels.targets, deploy_jetson.kernels.kinds, deploy_jetson.kernels.generate.
+"""
 
 import numpy as np
 import pytest

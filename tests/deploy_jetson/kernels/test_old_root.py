@@ -2,6 +2,8 @@
 
 On glibc before 2.34 pthread is a library of its own, which a library linked on a newer system does
 not name by itself. `make_old_root.sh` makes the system.
+
+Spans: deploy_jetson.kernels.bundle, deploy_jetson.kernels.compile.
 """
 
 import os

@@ -1,4 +1,7 @@
-"""The archive for a board: whole, the same every time, installed without touching anything else."""
+"""The archive for a board: whole, the same every time, installed without touching anything else.
+
+Spans: deploy_jetson.package.archive, deploy_jetson.package.boards, deploy_jetson.package.wheels.
+"""
 
 import hashlib
 import json

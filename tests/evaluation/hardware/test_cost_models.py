@@ -1,4 +1,7 @@
-"""Laws the cost models must obey, and small cases by hand."""
+"""Laws the cost models must obey, and small cases by hand.
+
+Spans: evaluation.hardware.crossbar, evaluation.hardware.sot_mram, evaluation.hardware.tradeoff.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,8 @@
-"""torchmetrics as a second judge of the image-level numbers."""
+"""torchmetrics as a second judge of the image-level numbers.
+
+Spans: evaluation.metrics.bootstrap, evaluation.metrics.calibration, evaluation.metrics.image_level,
+evaluation.study.operating_points.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""What a user does with a network: import, prune, shrink, export; every step compared."""
+"""What a user does with a network: import, prune, shrink, export; every step compared.
+
+Spans: pneumonia.network.torch_import, pneumonia.compression.network_pruning.
+"""
 
 from pathlib import Path
 

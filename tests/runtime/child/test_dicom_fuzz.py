@@ -1,4 +1,7 @@
-"""Mutated DICOM files through the decoding child; `make fuzz` sends a million of them."""
+"""Mutated DICOM files through the decoding child; `make fuzz` sends a million of them.
+
+Spans: pneumonia.runtime.child, pneumonia.runtime.image.
+"""
 
 import numpy as np
 import pydicom

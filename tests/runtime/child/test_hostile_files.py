@@ -1,4 +1,7 @@
-"""The decoding child: bombs, crashes and hangs cost one file each."""
+"""The decoding child: bombs, crashes and hangs cost one file each.
+
+Spans: pneumonia.runtime.child.
+"""
 
 import sys
 import zlib

@@ -1,4 +1,7 @@
-"""Torch, ONNX Runtime and the NumPy reference derive the same network from one description."""
+"""Torch, ONNX Runtime and the NumPy reference derive the same network from one description.
+
+Spans: pneumonia.runtime.engines, pneumonia.runtime.detection.detector.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Each hostile header is read as the table in docs/reference/dicom-cases.md states."""
+"""Each hostile header is read as the table in docs/reference/dicom-cases.md states.
+
+Spans: pneumonia.runtime.image.
+"""
 
 import pytest
 

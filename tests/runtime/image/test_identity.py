@@ -1,4 +1,7 @@
-"""One image is one image in every encoding; other pixels or another patient are another."""
+"""One image is one image in every encoding; other pixels or another patient are another.
+
+Spans: pneumonia.runtime.image.radiograph, pneumonia.runtime.results.identity.
+"""
 
 import numpy as np
 import pydicom

@@ -1,4 +1,7 @@
-"""Every header is shown as dcmtk shows it, and every deviation from the standard is warned of."""
+"""Every header is shown as dcmtk shows it, and every deviation from the standard is warned of.
+
+Spans: pneumonia.runtime.image.radiograph, pneumonia.runtime.image.display.
+"""
 
 import json
 import warnings

@@ -1,4 +1,7 @@
-"""Damaged bytes and real odd files: a grey image or a named refusal, never another exception."""
+"""Damaged bytes and real odd files: a grey image or a named refusal, never another exception.
+
+Spans: pneumonia.runtime.image.
+"""
 
 import csv
 import os

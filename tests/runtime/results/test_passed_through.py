@@ -1,4 +1,7 @@
-"""Patient and study stand in results as in the source: byte for byte, or with a warning, or not."""
+"""Patient and study stand in results as in the source: byte for byte, or with a warning, or not.
+
+Spans: pneumonia.runtime.results.header, pneumonia.runtime.results.objects.
+"""
 
 import io
 

@@ -1,4 +1,7 @@
-"""What other programs say about the result objects."""
+"""What other programs say about the result objects.
+
+Spans: pneumonia.runtime.results.
+"""
 
 import os
 from pathlib import Path

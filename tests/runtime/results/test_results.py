@@ -1,4 +1,7 @@
-"""Result objects: identity, exact numbers, deterministic UIDs, and headers as odd as they come."""
+"""Result objects: identity, exact numbers, deterministic UIDs, and headers as odd as they come.
+
+Spans: pneumonia.runtime.results.
+"""
 
 import io
 import uuid

@@ -2,6 +2,8 @@
 
 No viewer at hand applies LINEAR_EXACT, and none SIGMOID from a presentation state: both are judged
 by the formulas of the standard (PS3.3 C.11.2.1.3), SIGMOID also by dcmtk on the image itself.
+
+Spans: pneumonia.runtime.results.presentation, pneumonia.runtime.image.display.
 """
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""A whole batch against a detector whose answers are known by hand."""
+"""A whole batch against a detector whose answers are known by hand.
+
+Spans: pneumonia.scoring.batch.
+"""
 
 import csv
 import json

@@ -1,4 +1,7 @@
-"""Killed at any point, out of disk, on a read-only input: nothing half, the next run ends it."""
+"""Killed at any point, out of disk, on a read-only input: nothing half, the next run ends it.
+
+Spans: pneumonia.scoring.batch.
+"""
 
 import hashlib
 import os

@@ -1,4 +1,7 @@
-"""The command as a process of its own: killed, interrupted, run twice, out of disk, misled."""
+"""The command as a process of its own: killed, interrupted, run twice, out of disk, misled.
+
+Spans: pneumonia.scoring.batch, pneumonia.scoring.image.growing, pneumonia.cli.scoring.score.
+"""
 
 import os
 import random

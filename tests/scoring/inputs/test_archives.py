@@ -1,4 +1,7 @@
-"""Zip archives and DICOMDIRs: honest ones are scored, hostile ones cost themselves only."""
+"""Zip archives and DICOMDIRs: honest ones are scored, hostile ones cost themselves only.
+
+Spans: pneumonia.scoring.inputs.files, pneumonia.runtime.child.archives.
+"""
 
 import io
 import json

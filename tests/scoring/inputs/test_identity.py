@@ -1,4 +1,8 @@
-"""The right picture of the right patient: every answer and object is held against the question."""
+"""The right picture of the right patient: every answer and object is held against the question.
+
+Spans: pneumonia.scoring.inputs.dicomweb, pneumonia.scoring.inputs.object_uids,
+pneumonia.scoring.inputs.pacs, pneumonia.scoring.inputs.query, pneumonia.scoring.image.expected.
+"""
 
 import json
 import os

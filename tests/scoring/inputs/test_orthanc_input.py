@@ -1,4 +1,8 @@
-"""From a real PACS to a worklist, by DICOMweb, C-GET and C-MOVE: the same results as from files."""
+"""From a real PACS to a worklist, by DICOMweb, C-GET and C-MOVE: the same results as from files.
+
+Spans: pneumonia.scoring.inputs.dicomweb, pneumonia.scoring.inputs.pacs,
+pneumonia.scoring.inputs.query.
+"""
 
 import json
 

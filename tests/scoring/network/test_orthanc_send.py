@@ -1,4 +1,7 @@
-"""Orthanc judges what arrives, what it commits to, and whose picture it is."""
+"""Orthanc judges what arrives, what it commits to, and whose picture it is.
+
+Spans: pneumonia.scoring.network, pneumonia.scoring.batch.send.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""The report in a real Chromium: what a reader sees, does with the mouse, types, and prints."""
+"""The report in a real Chromium: what a reader sees, does with the mouse, types, and prints.
+
+Spans: pneumonia.scoring.outputs.report, pneumonia.scoring.outputs.pdf.
+"""
 
 import io
 import re

@@ -1,4 +1,7 @@
-"""The options that choose outputs, and what the command says about them."""
+"""The options that choose outputs, and what the command says about them.
+
+Spans: pneumonia.scoring.outputs, pneumonia.cli.scoring.score.
+"""
 
 import pytest
 from PIL import Image

@@ -1,4 +1,7 @@
-"""Results in a PACS: stored beside their source, and recognised when they come twice."""
+"""Results in a PACS: stored beside their source, and recognised when they come twice.
+
+Spans: pneumonia.scoring.outputs.dicom.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""The whole work in a real browser: draw, type, undo, reload, crash, second reader, export."""
+"""The whole work in a real browser: draw, type, undo, reload, crash, second reader, export.
+
+Spans: data_prep.annotation.web.
+"""
 
 import signal
 

@@ -1,4 +1,7 @@
-"""Time limits of requests, with clocks in the hands of the test."""
+"""Time limits of requests, with clocks in the hands of the test.
+
+Spans: data_prep.annotation.web.guard, data_prep.annotation.web.server.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,8 @@
-"""Revised links, blinded and repeated reading, priors, new files: as the pages ask for them."""
+"""Revised links, blinded and repeated reading, priors, new files: as the pages ask for them.
+
+Spans: data_prep.annotation.web.manager_api, data_prep.annotation.web.reader_api,
+data_prep.annotation.mention_links.
+"""
 
 import io
 import shutil

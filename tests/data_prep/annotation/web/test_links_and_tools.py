@@ -1,4 +1,7 @@
-"""A reader revises the report's links, measures and looks; a manager imports: in a real browser."""
+"""A reader revises the report's links, measures and looks; a manager imports: in a real browser.
+
+Spans: data_prep.annotation.web.
+"""
 
 import csv
 

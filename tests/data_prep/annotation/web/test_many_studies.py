@@ -1,4 +1,7 @@
-"""Words are linked by keys, and the manager's page lists many studies: in a real browser."""
+"""Words are linked by keys, and the manager's page lists many studies: in a real browser.
+
+Spans: data_prep.annotation.web.
+"""
 
 import csv
 

@@ -1,4 +1,7 @@
-"""What a reader draws while the network is slow, an answer is lost, or the ground moves."""
+"""What a reader draws while the network is slow, an answer is lost, or the ground moves.
+
+Spans: data_prep.annotation.web.
+"""
 
 import sqlite3
 

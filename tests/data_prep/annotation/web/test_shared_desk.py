@@ -1,4 +1,7 @@
-"""Two windows, two people in one browser, and a server that is killed or locked."""
+"""Two windows, two people in one browser, and a server that is killed or locked.
+
+Spans: data_prep.annotation.web.
+"""
 
 import signal
 import sqlite3

@@ -1,4 +1,7 @@
-"""Faults of a small disk, a clock, a caller and a file, and whether a name leaks anywhere."""
+"""Faults of a small disk, a clock, a caller and a file, and whether a name leaks anywhere.
+
+Spans: deploy_jetson.device.daemon.
+"""
 
 import json
 import os

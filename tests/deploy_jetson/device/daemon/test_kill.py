@@ -1,4 +1,7 @@
-"""kill -9 at random steps: what was acknowledged is answered, once, whatever the moment."""
+"""kill -9 at random steps: what was acknowledged is answered, once, whatever the moment.
+
+Spans: deploy_jetson.device.daemon.store, deploy_jetson.device.daemon.work.
+"""
 
 import http.client
 import json

@@ -1,4 +1,7 @@
-"""The power goes at random steps: what was acknowledged is there afterwards and answered once."""
+"""The power goes at random steps: what was acknowledged is there afterwards and answered once.
+
+Spans: deploy_jetson.device.daemon.store, deploy_jetson.device.daemon.work.
+"""
 
 import json
 import random

@@ -1,4 +1,8 @@
-"""The TX2 estimator: hand-computed rooflines, public anchors, calibration."""
+"""The TX2 estimator: hand-computed rooflines, public anchors, calibration.
+
+Spans: deploy_jetson.device.estimate.calibration, deploy_jetson.device.estimate.roofline,
+deploy_jetson.device.estimate.tx2, deploy_jetson.device.estimate.work.
+"""
 
 import json
 

@@ -1,4 +1,10 @@
-"""Sensors on trees of both layouts, RAPL, replay, discovery, and what sampling costs."""
+"""Sensors on trees of both layouts, RAPL, replay, discovery, and what sampling costs.
+
+Spans: deploy_jetson.device.power.clock, deploy_jetson.device.power.find,
+deploy_jetson.device.power.ina3221, deploy_jetson.device.power.modelled,
+deploy_jetson.device.power.rapl, deploy_jetson.device.power.replay,
+deploy_jetson.device.power.sampler, deploy_jetson.device.power.sensor.
+"""
 
 import errno
 import os

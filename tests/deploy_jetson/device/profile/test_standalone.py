@@ -1,4 +1,7 @@
-"""On a board there is no torch, no click, no pydicom: only these folders, NumPy and Pillow."""
+"""On a board there is no torch, no click, no pydicom: only these folders, NumPy and Pillow.
+
+Spans: deploy_jetson.device.profile, deploy_jetson.device.power, pneumonia.runtime.
+"""
 
 import os
 import shutil

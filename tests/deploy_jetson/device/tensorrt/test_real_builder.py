@@ -2,6 +2,8 @@
 
 Optional and never a dependency (NVIDIA's own licence): pip install tensorrt-rtx-cu12. It has the
 strongly typed API of 11.x, knows no TX2, and cannot run anything here.
+
+Spans: deploy_jetson.device.tensorrt.api, deploy_jetson.device.tensorrt.engine.
 """
 
 from pathlib import Path

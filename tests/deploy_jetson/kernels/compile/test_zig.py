@@ -1,4 +1,7 @@
-"""The ziglang wheel as compiler: a host without gcc still gets libraries for itself and the A57."""
+"""The ziglang wheel as compiler: a host without gcc still gets libraries for itself and the A57.
+
+Spans: deploy_jetson.kernels.compile.compilers, deploy_jetson.kernels.generate.
+"""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,7 @@
-"""What holds for every kernel kind of the registry."""
+"""What holds for every kernel kind of the registry.
+
+Spans: deploy_jetson.kernels.kinds.
+"""
 
 from pathlib import Path
 

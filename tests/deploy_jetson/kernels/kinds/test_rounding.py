@@ -1,4 +1,8 @@
-"""Convolutions that write whole numbers for their readers, against rounding in steps of its own."""
+"""Convolutions that write whole numbers for their readers, against rounding in steps of its own.
+
+Spans: deploy_jetson.kernels.plan.rounding, deploy_jetson.kernels.kinds.columns,
+deploy_jetson.kernels.kinds.dots.
+"""
 
 import numpy as np
 import pytest

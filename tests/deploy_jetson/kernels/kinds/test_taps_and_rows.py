@@ -1,4 +1,7 @@
-"""Kernels whose filters have lists of their own: single taps, and fully connected rows."""
+"""Kernels whose filters have lists of their own: single taps, and fully connected rows.
+
+Spans: deploy_jetson.kernels.kinds.registry.
+"""
 
 import pytest
 

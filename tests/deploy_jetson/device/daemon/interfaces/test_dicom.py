@@ -1,4 +1,8 @@
-"""DICOM in and out, judged by dcmtk and Orthanc."""
+"""DICOM in and out, judged by dcmtk and Orthanc.
+
+Spans: deploy_jetson.device.daemon.interfaces.dicom_receive,
+deploy_jetson.device.daemon.interfaces.dicom_send.
+"""
 
 import contextlib
 import json

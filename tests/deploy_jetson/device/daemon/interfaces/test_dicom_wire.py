@@ -1,4 +1,9 @@
-"""What the C-STORE service answers to contradictory and excessive requests, byte for byte."""
+"""What the C-STORE service answers to contradictory and excessive requests, byte for byte.
+
+Spans: deploy_jetson.device.daemon.interfaces.association_limits,
+deploy_jetson.device.daemon.interfaces.dicom_receive,
+deploy_jetson.device.daemon.interfaces.store_request.
+"""
 
 import contextlib
 import struct

@@ -1,4 +1,8 @@
-"""The HTTP server on the wire: what is ambiguous is refused, and no client keeps the others out."""
+"""The HTTP server on the wire: what is ambiguous is refused, and no client keeps the others out.
+
+Spans: deploy_jetson.device.daemon.interfaces.http_head,
+deploy_jetson.device.daemon.interfaces.http_server.
+"""
 
 import contextlib
 import json
