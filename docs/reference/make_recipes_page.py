@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from data_prep.augment.augmenter import AugmentSettings
 from data_prep.augment.composite import CompositeSettings
-from pneumonia.compression.admm.recipe import AdmmRounds
+from pneumonia.compression.admm.recipe import AdmmPhase, AdmmRounds
 from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
@@ -22,7 +22,6 @@ from pneumonia.compression.prune.layerwise import (
     PatternMethod,
 )
 from pneumonia.compression.prune.recipe import (
-    AdmmPhase,
     FineTuneRecipe,
     LayerChoice,
     PruneRecipe,

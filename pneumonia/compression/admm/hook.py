@@ -1,14 +1,15 @@
-"""ADMM in the training loop: rho schedule, Z-step timing, logging and stopping."""
+"""ADMM in the training loop: rounds of rho, Z-step timing, logging and stopping."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pneumonia.compression.admm.engine import Admm, AdmmResidual, KeptWeights, OnNewRho
+from pneumonia.compression.admm.engine import Admm, AdmmResidual
+from pneumonia.compression.admm.recipe import AdmmPhase
 from pneumonia.compression.sets.constraint import JointConstraint
 from pneumonia.network.module import Network
 from pneumonia.runs.names import RESIDUALS_TABLE
@@ -24,41 +25,22 @@ class Converged(Exception):  # noqa: N818 - not an error, but how a hook ends a 
     """Raised when all rounds converge before the planned epochs: the weights lie in the set."""
 
 
-class AdmmSchedule(NamedTuple):
-    """Schedule of the penalty rho and of the Z-steps."""
-
-    rho: tuple[float, ...]  # penalty of each round, ascending
-    epochs: int  # of the whole fit; they are shared out among the rounds
-    # optimiser steps from one Z-step to the next; None = at each epoch's end
-    steps_per_update: int | None = None
-    on_new_rho: OnNewRho = "rescale"  # see `Admm.set_rho`
-    tolerance: float = 1e-2  # a round ends early when no layer's primal residual is larger
-    # largest L2 norm of the task's gradient, before the penalty's is added; 0 = no clipping.
-    # Clipping the sum instead (in the loop) would cancel any growth of rho
-    clip_norm: float = 0.0
-    # size of the penalty's own step after each of the optimiser (`Admm.pull`), best its learning
-    # rate; None = the penalty's gradient is added to the task's
-    tau: float | None = None
-    kept: KeptWeights = "held"  # see `Admm`
-
-    def epochs_of_round(self) -> list[int]:
-        """Epochs of each round, split as equally as possible."""
-        n = len(self.rho)
-        return [(i + 1) * self.epochs // n - i * self.epochs // n for i in range(n)]
-
-
 class AdmmHook(TrainingHook):
     """Runs the ADMM engine over a fit: one round per rho.
 
+    The fit must not clip gradients: clipping the sum of the task's and the penalty's would cancel
+    any growth of rho.
+
     Args:
+        phase: Its `epochs` are those of the fit; `optimiser.clip_norm` clips the task's gradient.
         out: Folder for residuals.csv.
     """
 
-    def __init__(
-        self, constraints: Sequence[JointConstraint], schedule: AdmmSchedule, out: Path
-    ) -> None:
-        self.engine = Admm(constraints, schedule.rho[0], schedule.kept)
-        self.schedule = schedule
+    def __init__(self, constraints: Sequence[JointConstraint], phase: AdmmPhase, out: Path) -> None:
+        self.engine = Admm(constraints, phase.rho[0], phase.kept)
+        self.phase = phase
+        # size of the penalty's own step; None = its gradient is added to the task's
+        self.step = phase.step(phase.optimiser.learning_rate)
         self.out = out
         self.round = 0
         self.epoch_in_round = 0
@@ -80,24 +62,25 @@ class AdmmHook(TrainingHook):
         """Add the penalty's gradient, if configured; raises `Converged` after the last round."""
         if self.finished:
             raise Converged
-        if self.schedule.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), self.schedule.clip_norm)
-        if self.schedule.tau is None:
+        clip_norm = self.phase.optimiser.clip_norm
+        if clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+        if self.step is None:
             self.engine.add_penalty_gradient(network.weights())
 
     def after_step(self, network: Network, ema: Network) -> None:
         """Apply the implicit penalty step, if configured, and a Z-step if one is due."""
-        if self.schedule.tau is not None:
-            self.engine.pull(network.weights(), self.schedule.tau)
+        if self.step is not None:
+            self.engine.pull(network.weights(), self.step)
         self.steps += 1
-        every = self.schedule.steps_per_update
+        every = self.phase.steps_per_update
         if every is not None and self.steps % every == 0:
             self._update(network.weights())
 
     def after_epoch(self, network: Network, epoch: int) -> dict[str, float]:
         """A Z-step if they go by epochs; next round when this one is over or has converged."""
         weights = network.weights()
-        if self.schedule.steps_per_update is None:
+        if self.phase.steps_per_update is None:
             self._update(weights)
         row = {
             "admm_round": float(self.round + 1),
@@ -108,8 +91,8 @@ class AdmmHook(TrainingHook):
         }
         self._write()
         self.epoch_in_round += 1
-        converged = bool(self.last) and row["admm_primal_max"] < self.schedule.tolerance
-        if converged or self.epoch_in_round >= self.schedule.epochs_of_round()[self.round]:
+        converged = bool(self.last) and row["admm_primal_max"] < self.phase.tolerance
+        if converged or self.epoch_in_round >= self.phase.epochs_of_round()[self.round]:
             self._next_round(weights)
         return row
 
@@ -149,12 +132,12 @@ class AdmmHook(TrainingHook):
         ]  # fmt: skip
 
     def _next_round(self, weights: Mapping[str, nn.Parameter]) -> None:
-        if self.round + 1 == len(self.schedule.rho):
+        if self.round + 1 == len(self.phase.rho):
             self.finished = True
             return
         self.round += 1
         self.epoch_in_round = 0
-        self.engine.set_rho(self.schedule.rho[self.round], weights, self.schedule.on_new_rho)
+        self.engine.set_rho(self.phase.rho[self.round], weights, self.phase.on_new_rho)
 
     def _write(self) -> None:
         if distributed.is_first():

@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from pneumonia.compression.admm.engine import KeptWeights, OnNewRho
-from pneumonia.compression.admm.recipe import AdmmRounds
+from pneumonia.compression.admm.recipe import AdmmPhase, TrainingPhase
 from pneumonia.compression.prune.depth_method import DepthMethod
 from pneumonia.compression.prune.layerwise import (
     BlockMethod,
@@ -71,47 +70,6 @@ class RateConfig(RecipePart):
         if values and min(values.values()) < 1:
             raise ValueError("expected rates of at least 1")
         return values
-
-
-class TrainingPhase(RecipePart):
-    """Training inside a stage; what is not named here is as in the parent's training.
-
-    Attributes:
-        epochs: Length.
-        optimiser: See `training.config.OptimiserConfig`.
-        schedule: See `training.config.ScheduleConfig`.
-        batch_size: Images of one optimiser step; none = as in the parent's training.
-    """
-
-    epochs: PositiveInt
-    optimiser: OptimiserConfig
-    schedule: ScheduleConfig
-    batch_size: PositiveInt | None = None
-
-
-class AdmmPhase(AdmmRounds, TrainingPhase):
-    """ADMM-regularised training; `optimiser.clip_norm` clips the task's gradient alone.
-
-    Attributes:
-        rho: Penalty of each round, ascending; the epochs are shared out among the rounds. With
-            `proximal`, W goes the share 1 - (1 + learning_rate * rho) ** -steps_per_update of
-            the way to Z - U between Z-steps: the last round should make that nearly 1.
-        steps_per_update: Optimiser steps between Z-steps; none = one Z-step per epoch.
-        on_new_rho: `rescale` carries the multiplier over to the next rho; `restart` sets U to 0
-            and Z to the projection of W.
-        kept: Weights that the last Z-step kept are `held` near it by the penalty, or `free`: then
-            it pulls the others alone, for short runs (docs/explanation/admm.md).
-        tolerance: A round ends early once max ||W - Z|| / ||W|| over the layers is below this.
-    """
-
-    epochs: PositiveInt = 12
-    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-3, weight_decay=0.0)
-    schedule: ScheduleConfig = ScheduleConfig(warmup_epochs=0.5, final_fraction=0.2)
-    rho: tuple[float, ...] = Field(default=(5.0, 20.0, 80.0), min_length=1)
-    steps_per_update: PositiveInt | None = None
-    on_new_rho: OnNewRho = "rescale"
-    kept: KeptWeights = "held"
-    tolerance: float = Field(default=1e-2, gt=0, lt=1)
 
 
 class RetrainPhase(TrainingPhase):

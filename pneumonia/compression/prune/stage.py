@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule, read_rows
+from pneumonia.compression.admm.hook import AdmmHook, read_rows
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.masks import MaskHook
 from pneumonia.compression.compact.thin import thin
@@ -115,17 +115,7 @@ def _admm(
         if planned.realised_rate <= 1:  # before any training is spent on it
             reach = reachable_rates(start, stage.method, context.rates)
             raise nothing_pruned(context.spec, list(planned.layer_rates), stage.rate, reach)
-        schedule = AdmmSchedule(
-            phase.rho,
-            phase.epochs,
-            phase.steps_per_update,
-            phase.on_new_rho,
-            phase.tolerance,
-            phase.optimiser.clip_norm,
-            phase.step(phase.optimiser.learning_rate),
-            phase.kept,
-        )
-        hooks.append(AdmmHook(planned.sets.splits, schedule, out))
+        hooks.append(AdmmHook(planned.sets.splits, phase, out))
         if start.allowed:
             hooks.append(MaskHook(start.graph, start.allowed))
     config = admm_config(context.training, phase)

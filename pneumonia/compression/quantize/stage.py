@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pneumonia.compression.admm.hook import AdmmHook, AdmmSchedule
+from pneumonia.compression.admm.hook import AdmmHook
+from pneumonia.compression.admm.recipe import AdmmPhase
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.compact.masks import MaskHook
 from pneumonia.compression.phase import ADMM, SNAP, STRAIGHT_THROUGH, Trainer
@@ -54,15 +55,10 @@ def quantize_stage(
     pruned = MaskHook(ChannelGraph(network.spec), masks)
     config = quantizing_config(training, recipe)
     # The loop would clip penalty and task together; the hook clips the task's gradient alone.
-    schedule = AdmmSchedule(
-        recipe.admm.rho,
-        recipe.admm.epochs,
-        clip_norm=config.optimiser.clip_norm,
-        tau=recipe.admm.step(config.optimiser.learning_rate),
-    )
+    phase = AdmmPhase(**recipe.admm.model_dump(), optimiser=config.optimiser)
     unclipped = config.optimiser.model_copy(update={"clip_norm": 0.0})
     first = config.model_copy(update={"epochs": recipe.admm.epochs, "optimiser": unclipped})
-    hook = AdmmHook([PerLayer(sets)], schedule, out / ADMM)
+    hook = AdmmHook([PerLayer(sets)], phase, out / ADMM)
     penalised = trainer.fit(network, first, out / ADMM, [pruned, hook])
     network.load_tensors(load_model(penalised.last)[1])
 
