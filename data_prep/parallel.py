@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pneumonia.runtime.cpus import usable_cpus
 from pneumonia.runtime.errors import ConfigError, DataError
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -48,8 +48,7 @@ def ordered_map(
     else:
         results = _pool_map(function, items, workers)
     for done, result in enumerate(results, start=1):
-        if progress is not None:
-            progress(done, len(items), "")
+        report_progress(progress, done, len(items))
         yield result
 
 

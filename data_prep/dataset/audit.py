@@ -19,7 +19,7 @@ from data_prep.dataset.reader import CACHE_FILE, SPLITS, Dataset, DatasetImage
 from pneumonia.runtime.age_text import age_band
 from pneumonia.runtime.label_table import LABEL_FRAME
 from pneumonia.runtime.model.boxes import iou_matrix
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 
 SCHEMA = "pneumonia.audit/1"
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -155,8 +155,7 @@ def _read_images(
         pixels = dataset.pixels(i)
         hashes.append(hashlib.sha256(pixels.tobytes()).hexdigest())
         features.append(image_features(pixels))
-        if progress is not None:
-            progress(i + 1, len(dataset), "")
+        report_progress(progress, i + 1, len(dataset))
     return hashes, features
 
 

@@ -21,7 +21,7 @@ from evaluation.study.cases import EvaluationCases
 from evaluation.study.image_files import find_image, read_pixels
 from evaluation.study.perturb import move_boxes, perturb, sort_perturbations
 from pneumonia.runtime.errors import DataError, OutputError, os_errors_as
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,5 @@ def write_perturbed(
             with os_errors_as(OutputError, "Cannot write image", folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(perturb(pixels, name, image_id)).save(folder / f"{image_id}.png")
-        if progress is not None:
-            progress(number + 1, len(ids), "images perturbed")
+        report_progress(progress, number + 1, len(ids), "images perturbed")
     return len(ids)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evaluation.metrics.intervals import LOGIT_T, standard_error, value_interval
 from evaluation.metrics.matching import Float64Array, IntArray
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 
 BLOCK_DRAWS = 100  # draws evaluated at once: keeps the weights of 5,000 images in the cache
 SHIFTED = LOGIT_T + ", value and draws corrected for their bias"
@@ -134,8 +134,7 @@ def draw_all(
         for item in others:
             values[item.name].append(item.compute(weights))
         done += len(weights)
-        if progress is not None:
-            progress(done, resampler.draws, "bootstrap draws")
+        report_progress(progress, done, resampler.draws, "bootstrap draws")
     return {name: np.concatenate([*parts, np.zeros(0)]) for name, parts in values.items()}
 
 

@@ -25,7 +25,7 @@ from pneumonia.runtime.engines.comparison import interleaved_latency
 from pneumonia.runtime.errors import ConfigError, ExportError, OutputError
 from pneumonia.runtime.image.preprocess import network_input
 from pneumonia.runtime.model.spec import NetworkSpec
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.runtime.storage.bundle import ONNX, Bundle, load_bundle
 from pneumonia.training.config import DataConfig, ValidationConfig
 from pneumonia.training.detector.task import labelled_items
@@ -191,8 +191,7 @@ def _calibration_inputs(
     step = max(1, len(items) // CALIBRATION_IMAGES)  # evenly over the split, not its first images
     chosen = items[::step][:CALIBRATION_IMAGES]
     for number, item in enumerate(chosen, 1):
-        if progress is not None:
-            progress(number, len(chosen), "calibrate")
+        report_progress(progress, number, len(chosen), "calibrate")
         yield network_input(dataset.pixels(item), spec.input)[0]
 
 
@@ -215,8 +214,7 @@ def _validate_engine(
     def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         nonlocal done
         done += len(batch)
-        if progress is not None:
-            progress(done, len(validation.items), "validate")
+        report_progress(progress, done, len(validation.items), "validate")
         return engine.run(batch)
 
     found = predict_with(

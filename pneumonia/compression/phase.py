@@ -12,7 +12,7 @@ from pneumonia.compression.admm.hook import Converged
 from pneumonia.network.module import Network
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runtime.atomic import write_json
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.training import distributed
 from pneumonia.training.config import TrainConfig
 from pneumonia.training.hooks import TrainingHook
@@ -45,11 +45,9 @@ class Trainer(NamedTuple):
         folder = RunFolder(out)
         if not is_finished(out):
             label = f"{out.parent.name} {out.name}"
-            report = self.progress
 
             def progress(done: int, total: int, note: str) -> None:
-                if report is not None:
-                    report(done, total, f"{label}: {note}")
+                report_progress(self.progress, done, total, f"{label}: {note}")
 
             resume = self.resume and (folder.last.is_dir() or folder.best.is_dir())
             try:

@@ -30,7 +30,7 @@ from pneumonia.runtime.errors import (
 )
 from pneumonia.runtime.model.spec import NetworkSpec
 from pneumonia.runtime.output_folders import require_own_or_empty
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.runtime.storage.bundle import (
     INT8,
     MANIFEST,
@@ -123,8 +123,7 @@ def export(
     run, out = Path(run), Path(out)
 
     def step(number: int) -> None:
-        if progress is not None:
-            progress(number, len(STEPS) - 1, STEPS[number])
+        report_progress(progress, number, len(STEPS) - 1, STEPS[number])
 
     options = options or ExportOptions()
     batch = options.batch

@@ -21,7 +21,7 @@ from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.stored_recipe import refuse_other_recipe
 from pneumonia.runtime.allocator import FOR_TRAINING, keep_freed_memory
 from pneumonia.runtime.errors import ArtefactError, ConfigError, TrainingError
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.training import distributed
 from pneumonia.training.checkpoint import (
     FinishedEpochs,
@@ -188,9 +188,8 @@ def _train_epoch(
         for hook in hooks:
             hook.after_step(network, average.network)
         norms += norm.item()
-        if progress is not None:
-            note = f"epoch {epoch}/{config.epochs} loss {step_loss:.4f}"
-            progress(step + 1, loader.steps * config.epochs, note)
+        note = f"epoch {epoch}/{config.epochs} loss {step_loss:.4f}"
+        report_progress(progress, step + 1, loader.steps * config.epochs, note)
     seconds = time.perf_counter() - started
     return {
         # Each process has the loss of its share, divided by counts over all of them.

@@ -20,7 +20,7 @@ from data_prep.reports.linker.batches import (
 from data_prep.reports.linker.dca import DynamicContext
 from data_prep.reports.linker.documents import LinkDocument
 from pneumonia.runtime.errors import TrainingError
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 
 Evaluate = Callable[[DynamicContext], float]
 _MAX_NORM = 4.0  # of the combining network's weights, after each supervised step
@@ -157,8 +157,7 @@ def train_model(
         elif waited == config.patience // 2:
             for group in optimiser.param_groups:
                 group["lr"] /= 2
-        if progress is not None:
-            progress(epoch, config.epochs, f"validation {best:.3f}")
+        report_progress(progress, epoch, config.epochs, f"validation {best:.3f}")
         if waited >= config.patience:
             break
     model.load_state_dict(best_state)

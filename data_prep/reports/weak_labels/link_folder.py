@@ -14,7 +14,7 @@ from pneumonia.runtime.atomic import new_folder, write_json, write_text
 from pneumonia.runtime.csv_tables import csv_text
 from pneumonia.runtime.errors import DISCLAIMER, DataError
 from pneumonia.runtime.output_folders import require_own_or_empty
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 
 SCHEMA = "pneumonia.links/1"
 OWN_NAMES = {"links.json", "reports.csv", "concepts.csv", "images.csv", "dataset"}
@@ -96,8 +96,8 @@ def link_source(
         else:
             found = link_report(report.text, base, linker)
             tables.add(report, found, opacity_label(report.text, base))
-        if progress is not None and number % 50 == 0:
-            progress(number, 0, "")
+        if number % 50 == 0:
+            report_progress(progress, number, 0)
     if not tables.status["linked"]:
         reasons = ", ".join(f"{name}: {n}" for name, n in sorted(tables.reasons.items()))
         raise DataError("No report can be used", found=reasons or "none", where=str(source))

@@ -27,7 +27,7 @@ from deploy_jetson.device.profile.recording import (
     ProtocolSettings,
     RunPhase,
 )
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 
 BLOCK = 20  # inferences per block of the warm-up
 SETTLED_SHARE = 0.02  # between the medians of two blocks
@@ -185,8 +185,7 @@ def measure(
 
     def tell(note: str) -> None:
         nonlocal done
-        if progress is not None:
-            progress(done, steps, note)
+        report_progress(progress, done, steps, note)
         done += 1
 
     sampler.start()

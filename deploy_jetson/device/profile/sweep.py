@@ -51,7 +51,7 @@ from pneumonia.runtime.errors import (
     SpecError,
     os_errors_as,
 )
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.runtime.storage.bundle import Bundle, file_record
 
 SCHEMA = "pneumonia.energy/1"
@@ -150,8 +150,7 @@ class ProfileSweep:
         sensor = _model_sensor(expected)
         recording = measure(sensor, load, around, _predicted_settings(expected.latency_s), about)
         self._keep(recording, run_name(stage.label, engine, mode.number))
-        if self.progress is not None:
-            self.progress(len(self.entries), 0, "{} {}".format(engine, mode.name))
+        report_progress(self.progress, len(self.entries), 0, "{} {}".format(engine, mode.name))
 
     def _estimate(
         self,

@@ -21,7 +21,7 @@ from deploy_jetson.kernels.tune.bench import LayerBench, candidate_steps
 from deploy_jetson.kernels.tune.search import search
 from pneumonia.runtime.atomic import write_json
 from pneumonia.runtime.json_files import find_json_object
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 
 SCHEMA = "pneumonia.kernel-tuning/1"
 SHORTLIST = 24  # candidates of one layer that get a kernel compiled
@@ -128,8 +128,7 @@ def tune(
                 quickest = _measured(bench, different[key], lists[key], target)
                 found[key] = quickest
                 store.put(key, quickest)
-                if progress:
-                    progress(done + 1, len(missing), different[key].layer.name)
+                report_progress(progress, done + 1, len(missing), different[key].layer.name)
         store.save()
     return {name: choice for name in problems if (choice := found[keys[name]]) is not None}
 

@@ -22,7 +22,7 @@ from pneumonia.compression.sets.columns import dense_mask, group_energies
 from pneumonia.compression.sets.constraint import gemm_view
 from pneumonia.compression.sets.network_set import live_units, realised_weights
 from pneumonia.runtime.errors import PruneError
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,9 @@ def plan_rate(
 
     def trial(layer_rates: Mapping[str, float], number: int) -> RatePlan:
         found = apply_rates(start, method, layer_rates)
-        if progress is not None:
-            progress(number + 1, MAX_TRIALS, f"rate {found.realised_rate:.2f} of {target:g}")
+        report_progress(
+            progress, number + 1, MAX_TRIALS, f"rate {found.realised_rate:.2f} of {target:g}"
+        )
         return found
 
     best = _searched(trial, rates, target, target, math.inf)

@@ -9,7 +9,7 @@ from pneumonia.compression.prune.method import PruningMethod
 from pneumonia.network.module import Network
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.csv_tables import csv_text
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.training.task import SELECTION_METRIC, TrainingTask
 
 SENSITIVITY_CSV = "sensitivity.csv"
@@ -43,9 +43,8 @@ def measure_sensitivity(
             z = method.alone(graph, name, rate).project(original).z
             weights[name].detach().copy_(z)
             found[name].append(task.evaluate(network)[SELECTION_METRIC])
-            if progress is not None:
-                done = number * len(probes) + len(found[name])
-                progress(done, len(layers) * len(probes), f"{name} at {rate:g}x")
+            done = number * len(probes) + len(found[name])
+            report_progress(progress, done, len(layers) * len(probes), f"{name} at {rate:g}x")
         weights[name].detach().copy_(original)
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pneumonia.runtime.child import DecodedFile, DecodingChild, Wanted
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.scoring.image.find import FoundFile, assign_names
 from pneumonia.scoring.image.selection import SelectionRules, refusal, select_image
 from pneumonia.scoring.inputs import InputSource
@@ -49,8 +49,7 @@ def plan_batch(
     with DecodingChild(settings.limits, wanted) as worker:
         for number, file in enumerate(files, start=1):
             plan.append(_planned(file, worker, rules))
-            if progress is not None:
-                progress(number, len(files), plan[-1].status)
+            report_progress(progress, number, len(files), plan[-1].status)
     return plan
 
 

@@ -14,7 +14,7 @@ from pneumonia.runtime.atomic import write_json, write_text
 from pneumonia.runtime.detection.detector import Detector
 from pneumonia.runtime.errors import DISCLAIMER, OutputError
 from pneumonia.runtime.model.predictions import write_predictions
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.runtime.storage.bundle import MODEL_CARD
 from pneumonia.scoring.batch.audit import (
     FAILED,
@@ -170,10 +170,9 @@ class _Batch:
                 for record in queue:
                     records.append(record)
                     not_scored += record.status in FAILURES
-                    if self.progress is not None:
-                        rate = len(records) / max(1e-9, time.monotonic() - started)
-                        note = f"{rate:.1f} files/s, {not_scored} not scored"
-                        self.progress(len(records), len(files), note)
+                    rate = len(records) / max(1e-9, time.monotonic() - started)
+                    note = f"{rate:.1f} files/s, {not_scored} not scored"
+                    report_progress(self.progress, len(records), len(files), note)
             # the last image may have been in progress at the signal: then nothing is pending
             interrupted = interrupt.is_set()
         records += [
@@ -208,9 +207,8 @@ class _Batch:
 
     def write_tables(self, records: Sequence[ImageRecord], document: dict[str, Any]) -> None:
         out, job = self.job.out, self.job
-        if self.progress is not None:
-            done = sum(record.status != "pending" for record in records)
-            self.progress(done, len(records), "writing tables and report")
+        done = sum(record.status != "pending" for record in records)
+        report_progress(self.progress, done, len(records), "writing tables and report")
         scored = [record.prediction for record in records if record.prediction is not None]
         write_predictions(str(out / "predictions.csv"), scored)
         write_text(str(out / "worklist.csv"), worklist_text(records, job.model))

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydicom.filereader import read_file_meta_info
 
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.scoring.batch.append_log import AppendLog
 from pneumonia.scoring.batch.audit import AuditLog
 from pneumonia.scoring.batch.folder import locked_folder
@@ -112,8 +112,7 @@ def send_results(
                 counts[delivery.status] += 1
                 if delivery.status in ARRIVED:
                     before.delivered.add(marks[path])
-                if progress is not None:
-                    progress(number, len(waiting), delivery.status)
+                report_progress(progress, number, len(waiting), delivery.status)
             here = [path for path in files if marks[path] in before.delivered - before.committed]
             for path, delivery in _committed(here, to):
                 log.append(marks[path], delivery)

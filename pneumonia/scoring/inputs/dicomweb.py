@@ -15,7 +15,7 @@ from pydicom.datadict import tag_for_keyword
 from pneumonia.runtime.atomic import write_bytes
 from pneumonia.runtime.errors import DataError
 from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.inputs import IsDone
@@ -205,8 +205,7 @@ class DicomwebInput:
                 for number, job in enumerate(jobs, start=1):
                     entry = job.result()
                     found[entry.relative] = entry
-                    if progress is not None:
-                        progress(number, len(needed), "fetch")
+                    report_progress(progress, number, len(needed), "fetch")
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -15,7 +15,7 @@ from pneumonia.runtime.errors import ConfigError, DataError, OutputError, os_err
 from pneumonia.runtime.image.attributes import all_values, first_text
 from pneumonia.runtime.image.decodable import decodable_syntaxes
 from pneumonia.runtime.image.read_limits import DEFAULT_LIMITS
-from pneumonia.runtime.progress import Progress
+from pneumonia.runtime.progress import Progress, report_progress
 from pneumonia.scoring.image.expected import AMBIGUOUS, STATUS_OF, WRONG_OBJECT
 from pneumonia.scoring.image.find import FoundFile
 from pneumonia.scoring.inputs import IsDone
@@ -225,8 +225,7 @@ class _Receiver:
             return OUT_OF_RESOURCES
         self._left.discard(name)
         self._stored[name] = digest
-        if self._progress is not None:
-            self._progress(self._total - len(self._left), self._total, "fetch")
+        report_progress(self._progress, self._total - len(self._left), self._total, "fetch")
         return SUCCESS
 
     def _compare_repeated(self, name: str, digest: bytes) -> int:
