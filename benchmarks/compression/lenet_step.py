@@ -75,7 +75,7 @@ class LenetStep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def, override]
-        """See `forward`."""
+        """Gradients of the weights from the gradient of the logits."""
         code = library()
         assert code is not None
         gradients = [torch.empty_like(value) for value in ctx.values]

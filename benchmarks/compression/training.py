@@ -116,7 +116,7 @@ class Fresh:
         self.steps_per_epoch = len(self.labels) // batch_size
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
-        """See `Samples`."""
+        """Batches of one epoch, as `Samples` describes."""
         order = torch.randperm(len(self.labels), generator=generator)
         for batch in order[: self.steps_per_epoch * self.batch_size].split(self.batch_size):
             images = distorted(self.images[batch], self.strength, generator)
@@ -154,7 +154,7 @@ class Distorted:
 
     @property
     def steps_per_epoch(self) -> int:
-        """See `Samples`."""
+        """Batches of one epoch, as `Samples` describes."""
         return self.n_images // self.batch_size
 
     @classmethod
@@ -180,7 +180,7 @@ class Distorted:
         )
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
-        """See `Samples`: one copy of every image, chosen at random."""
+        """Batches of one epoch: one copy of every image, chosen at random."""
         order = torch.randperm(self.n_images, generator=generator)
         which = torch.randint(1, self.copies, (self.n_images,), generator=generator)
         which[torch.rand(self.n_images, generator=generator) < self.plain] = 0

@@ -78,7 +78,7 @@ class Runner:
 
     @property
     def ms(self) -> float:
-        """Median."""
+        """Median latency."""
         return statistics.median(self.seconds) * 1e3
 
     def result(self) -> dict[str, float]:

@@ -57,7 +57,7 @@ class RsnaPopulation:
         return float(outcomes[0].sum() / outcomes[1].sum())
 
     def difference(self, index: np.ndarray, other: Scores) -> tuple[float, float, int, float]:
-        """By linearisation of both quotients."""
+        """Difference and its error, by linearisation of both quotients."""
         a, counted_a = self.score[index], self.counted[index]
         b, counted_b = other[0][index], other[1][index]
         n_a, n_b = counted_a.sum(), counted_b.sum()
@@ -99,7 +99,7 @@ class RocPopulation:
         return float(_placements(outcomes[0], self.positive)[0].mean())
 
     def difference(self, index: np.ndarray, other: Scores) -> tuple[float, float, int, float]:
-        """By the placements of DeLong, DeLong and Clarke-Pearson (1988)."""
+        """Difference and its error, by placements: DeLong, DeLong and Clarke-Pearson (1988)."""
         positive = self.positive[index]
         a = _placements(self.score[index], positive)
         b = _placements(other[0][index], positive)

@@ -84,7 +84,7 @@ def segments(tokens: np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def perplexity(model: LanguageModel, part: Tensor) -> float:
-    """Of segments (N, LENGTH + 1), each read from an empty state."""
+    """Perplexity of segments (N, LENGTH + 1), each read from an empty state."""
     total = sum(
         float(F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten(),
                               reduction="sum"))

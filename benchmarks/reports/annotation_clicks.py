@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.reporting import RESULTS, argument_parser, publish
-from data_prep.annotation.candidates import MAX_OFFERED, TypeIndex, from_report, groups, refilter
+from data_prep.annotation.candidates import (
+    MAX_OFFERED,
+    TypeIndex,
+    groups,
+    offer_findings_of_report,
+    refilter,
+)
 from data_prep.reports.findings.concepts import NOT_FINDINGS, ConceptBase, ConceptTables, split_code
 from data_prep.reports.findings.linking import LinkedConcept, link_report
 from data_prep.reports.reading.files import read_reports
@@ -70,7 +76,7 @@ def shrinkage(base: ConceptBase, cases: Sequence[TypedFinding]) -> dict[str, Any
     """Number of types offered per finding, and how often the correct type is among them."""
     sizes = {root: below(base, root) for root in base.roots()}
     group = [base.path(case.code)[0] for case in cases]
-    offers = [[o for o in from_report(base, c.linked) if o.coarse == g]
+    offers = [[o for o in offer_findings_of_report(base, c.linked) if o.coarse == g]
               for c, g in zip(cases, group, strict=True)]  # fmt: skip
     pairs = list(zip(cases, offers, strict=True))
     return {
@@ -79,7 +85,7 @@ def shrinkage(base: ConceptBase, cases: Sequence[TypedFinding]) -> dict[str, Any
         "offered_group": statistics.fmean(sizes[g] for g in group),
         "offered_report": statistics.fmean(len({o.code for o in found}) for found in offers),
         "offered_report_any_group": statistics.fmean(
-            len(from_report(base, case.linked)) for case in cases
+            len(offer_findings_of_report(base, case.linked)) for case in cases
         ),
         "code_among": statistics.fmean(any(o.code == c.code for o in f) for c, f in pairs),
         "heading_among": statistics.fmean(
@@ -136,7 +142,7 @@ def cost_by_steps(
 def cost_by_buttons(base: ConceptBase, case: TypedFinding) -> ChoiceCost:
     """One click on what the report says, then finer types; else the three steps."""
     path = base.path(case.code)
-    buttons = [offer.code for offer in from_report(base, case.linked)[:BUTTONS]]
+    buttons = [offer.code for offer in offer_findings_of_report(base, case.linked)[:BUTTONS]]
     seen = ChoiceCost(0, 0, len(buttons))
     known = [at for at, code in enumerate(path) if code in buttons]
     if not known:

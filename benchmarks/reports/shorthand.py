@@ -16,7 +16,12 @@ from data_prep.reports.findings.linking import refine
 from data_prep.reports.findings.mentions import AliasTable, Mention
 from data_prep.reports.findings.text import Sentence
 from data_prep.reports.linker.documents import EntityCandidate, LinkDocument, LinkMention, clamp
-from data_prep.reports.linker.report_documents import around, asserted_mentions, content, kind_of
+from data_prep.reports.linker.report_documents import (
+    asserted_mentions,
+    content,
+    context_words,
+    kind_of,
+)
 
 MAX_CANDIDATES = 50  # by p(concept | form), as in DCA before its own selection
 SHORT_FORMS: dict[str, tuple[str, ...]] = {
@@ -132,7 +137,7 @@ class Shorthand:
             surface = (form,) if form else content(mention.alias.split())
             found.append(
                 LinkMention(
-                    place, around(short.words, place), candidates, concept, kind_of(mention),
+                    place, context_words(short.words, place), candidates, concept, kind_of(mention),
                     len(candidates), surface,
                 )
             )  # fmt: skip

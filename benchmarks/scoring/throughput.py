@@ -60,7 +60,7 @@ def open_detector(folder: Path, wait_ms: float) -> Detector:
 
 
 def decode_limits(wait_ms: float) -> ChildLimits:
-    """Of the child, which waits when there is something to wait for."""
+    """Limits of the decoding child, which waits `wait_ms` for every file."""
     if not wait_ms:
         return ChildLimits()
     os.environ[WAIT] = str(wait_ms)

@@ -106,7 +106,7 @@ class Target(NamedTuple):
 
     @property
     def vector_bytes(self) -> int:
-        """Of one vector register."""
+        """Size of a vector register, bytes."""
         return self.lanes * self.number.bytes
 
     @property
@@ -248,7 +248,7 @@ def find_target(name: str) -> Target:
 
 
 def native_targets(processor: Processor | None = None) -> list[Target]:
-    """Of each vector width the target that suits this machine best, the widest vectors first.
+    """The best target of this machine for each vector width, widest first.
 
     Targets with float16 arithmetic are left out: their error is a choice that the user makes.
 

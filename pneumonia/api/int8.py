@@ -50,7 +50,7 @@ class Int8Options:
             x86 processors without VNNI saturate then.
         tolerance: Largest loss of RSNA score or AP50 on the validation images.
         accept_loss: Write the model whatever it lost.
-        threads: Of ONNX Runtime while measuring; None for its choice.
+        threads: Threads of ONNX Runtime while latency is measured; None = its default.
     """
 
     calibration: Calibration = "minmax"

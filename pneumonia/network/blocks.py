@@ -41,7 +41,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 
 def _conv_arguments(layer: layers.Conv) -> tuple[Any, ...]:
-    """Of `nn.Conv2d`, in its order."""
+    """Arguments of `nn.Conv2d`, in its order."""
     return (
         layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.padding,
         layer.dilation, layer.groups, layer.bias,
@@ -143,7 +143,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (N, C, H, W), at every position."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """Normalised values, of the same shape."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -151,7 +151,7 @@ class ChannelRootNorm(nn.RMSNorm):
     """RMS norm over the channels of (N, C, H, W), at every position."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """Normalised values, of the same shape."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -172,7 +172,7 @@ class NormBlock(nn.Module):
         self.activation = layer.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """Normalised values, of the same shape."""
         return activate(self.norm(x), self.activation)
 
     def parts(self) -> dict[str, Tensor]:

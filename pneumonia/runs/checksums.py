@@ -1,7 +1,7 @@
 """SHA-256 and size of the files of a checkpoint, as a bundle's manifest has them.
 
-`checksums.json` lies in `best/` and `last/`, written with them at once. Older checkpoints
-have none and are not checked.
+`checksums.json` lies in `best/` and `last/`, written with them at once. A
+checkpoint without one is not checked.
 """
 
 from collections.abc import Collection

@@ -250,7 +250,7 @@ def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
         return config.precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Older torch cannot say what the processor has; float32 is then the safe choice.
+    # Where torch cannot say what the processor has, float32 is the safe choice.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 

@@ -144,14 +144,14 @@ def kernel_facts(bundle: Bundle) -> Optional[KernelFacts]:
             if loop.get("per_cycle")
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None  # an older report: use the roofline alone
+        return None  # not a report of this format: use the roofline alone
     if document.get("model_hash") != bundle.model_hash or not 0 < cycles < math.inf:
         return None
     return KernelFacts(cycles, rates[len(rates) // 2] if rates else None)
 
 
 def _kernels_s(facts: KernelFacts, layers: Sequence[float], mode: PowerMode, threads: int) -> float:
-    """From cycles; never below what the memory bus and the roofline at full rate allow."""
+    """Latency from cycles, seconds; at least that of the memory bus and of the roofline."""
     rate = min(1.0, facts.fmla_per_cycle or 1.0)
     cycles_s = facts.cycles / rate / (mode.cpu_ghz * 1e9 * cores_of_threads(threads))
     floor = sum(layers) * ENGINE_MODELS["kernels"].arithmetic_share

@@ -15,7 +15,7 @@ class MonotonicClock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for `seconds`."""
         if seconds > 0:
             time.sleep(seconds)
 
@@ -30,7 +30,7 @@ class VirtualClock(MonotonicClock):
         self._call: Optional[Callable[[], object]] = None
 
     def now(self) -> float:
-        """Seconds."""
+        """The simulated time, seconds."""
         return self._now
 
     def every(self, interval_s: float, call: Callable[[], object]) -> None:

@@ -58,11 +58,11 @@ class PowerSampler:
         return True
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to take samples."""
         raise NotImplementedError
 
     def stop(self) -> PowerSamples:
-        """End, and everything taken."""
+        """End sampling; returns all samples."""
         raise NotImplementedError
 
     def collect(self, cpu_share: Optional[float] = None) -> PowerSamples:
@@ -82,11 +82,11 @@ class VirtualSampler(PowerSampler):
     clock: VirtualClock
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to take samples."""
         self.clock.every(self.interval_s, self.tick)
 
     def stop(self) -> PowerSamples:
-        """End."""
+        """End sampling; returns all samples."""
         self.clock.stop()
         return self.collect()
 
@@ -103,7 +103,7 @@ class ThreadSampler(PowerSampler):
         self._crash: Optional[BaseException] = None
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to take samples."""
         self._began = self.clock.now()
         self._thread.start()
 

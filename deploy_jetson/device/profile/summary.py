@@ -51,7 +51,7 @@ def headline(
 
 
 def check_flags(document: Dict[str, Any]) -> None:
-    """For `--strict`.
+    """Raise an error where a run is flagged or an engine failed, for `--strict`.
 
     Raises:
         DeviceError: A run is flagged, or an engine could not be run.

@@ -33,7 +33,7 @@ class EngineKey(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """For example `0123456789abcdef-fp16-sm62-trt8.2.1.8.engine`."""
+        """File name of the engine, such as `0123456789abcdef-fp16-sm62-trt8.2.1.8.engine`."""
         return "{}-{}-sm{}-trt{}.engine".format(
             self.onnx_sha256[:16], self.precision, self.compute, self.version
         )

@@ -71,7 +71,7 @@ class CudaRuntime:
         return int(self._stream.value or 0)
 
     def compute_capability(self) -> str:
-        """For example `62` for a TX2."""
+        """Compute capability without its dot, such as `62` for a TX2."""
         value, parts = ctypes.c_int(), []
         for attribute in (COMPUTE_MAJOR, COMPUTE_MINOR):
             self._call("cudaDeviceGetAttribute", ctypes.byref(value), attribute, 0)

@@ -24,12 +24,12 @@ class TileVariant:
 
     @property
     def ends(self) -> str:
-        """Of C names: whether rows need no narrower tile."""
+        """Suffix of C names where no row needs a narrower tile."""
         return "" if self.narrow else "_even"
 
     @property
     def suffix(self) -> str:
-        """Of C names: the formats, unless they are `real` alone."""
+        """Suffix of C names: the formats, unless they are `real` alone."""
         return "" if self.formats == ("real",) else "_to_" + "_".join(self.formats)
 
     @property

@@ -29,7 +29,7 @@ class InputStep:
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
-        """The planes."""
+        """The padded planes."""
         return (self.out,)
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
@@ -57,7 +57,7 @@ class OutputStep:
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
-        """The tensor."""
+        """The buffer of the tensor."""
         return self.view.buffers
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
@@ -108,12 +108,12 @@ class BlockStep:
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
-        """All sources."""
+        """Buffers of all sources."""
         return tuple(buffer for view, _ in self.sources for buffer in view.buffers)
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
-        """The tensor."""
+        """The buffer of the tensor."""
         return (self.out,)
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:

@@ -37,11 +37,11 @@ class Step(Protocol):
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
-        """Buffers it reads."""
+        """Buffers that the step reads."""
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
-        """Buffers it fills; none: the caller's output."""
+        """Buffers that the step fills; empty when it writes the caller's output."""
 
     def records(self, store: WeightStore, target: Target) -> list[StepRecord]:
         """Add its weights and lists to the store and describe it for C."""
@@ -96,7 +96,7 @@ class CopyStep:
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
-        """The copy."""
+        """The buffer of the copy."""
         return (self.out,)
 
 
@@ -123,7 +123,7 @@ class ConvolutionStep:
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
-        """Input and skip."""
+        """The input, and the buffer that is added."""
         return self.view.buffers + ((self.skip,) if self.skip else ())
 
     @property
@@ -134,7 +134,7 @@ class ConvolutionStep:
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """Of the output, as the templates name them."""
+        """Formats of the output, as the templates name them."""
         words = (self.rounding.format,) if self.rounding else ()
         return (REAL, *words) if self.real else words
 

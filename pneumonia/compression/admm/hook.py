@@ -22,7 +22,7 @@ COLUMNS = ("update", "round", "rho", "split", "layer", "primal", "dual", "churn"
 
 
 class Converged(Exception):  # noqa: N818 - not an error, but how a hook ends a fit
-    """Raised when all rounds converge before the planned epochs: the weights lie in the set."""
+    """Raised when all rounds converge before the planned epochs: the weights are in the set."""
 
 
 class AdmmHook(TrainingHook):

@@ -33,7 +33,7 @@ class OwnLoop:
         splits: The sets that ADMM pulls the weights to.
         rho: First penalty, > 0.
         kept: Whether the penalty holds the weights that a set keeps; `free` is for sparse sets.
-        settings: What the plan was made with, as JSON values; a state of other settings is refused.
+        settings: Settings of the plan, as JSON values; `load_state_dict` refuses other ones.
 
     Attributes:
         masks: Weight -> bool mask of what may be non-zero, after `harden`.

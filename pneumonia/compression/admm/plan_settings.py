@@ -1,4 +1,4 @@
-"""What a plan was made with, kept in its state: a state of other settings is refused."""
+"""Settings of a compression plan in its saved state; a state with other settings is refused."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ def settings_tensor(settings: Mapping[str, Any]) -> Tensor:
 
 
 def check_settings(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
-    """Compare the settings in a state with those of the plan that is to take it.
+    """Check that a saved state has the settings of the plan that loads it.
 
     Raises:
         PruneError: A setting differs; names it and both values.
     """
     if KEY not in state:
-        log.warning("State has no settings of a plan (older version): they are not compared")
+        log.warning("State has no plan settings: they are not compared")
         return
     try:
         saved = dict(json.loads(bytes(state[KEY].tolist())))
@@ -47,7 +47,7 @@ def check_settings(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> 
                 "State does not fit this plan",
                 expected=f"{name} {own.get(name, 'none')}",
                 found=f"{saved.get(name, 'none')}",
-                fix="Load it into a plan that was made as the saved one",
+                fix="Load it into a plan with the settings of the saved one",
             )
 
 

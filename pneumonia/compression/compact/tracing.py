@@ -42,7 +42,7 @@ class ChannelTracer:
                 self.atoms[layer.name] = TRACE[type(layer)](self, layer, sources, sizes)
 
     def fresh(self, count: int) -> Ints:
-        """New atoms."""
+        """Numbers of `count` new atoms."""
         first = len(self.parent)
         self.parent.extend(range(first, first + count))
         return np.arange(first, len(self.parent), dtype=np.int64)

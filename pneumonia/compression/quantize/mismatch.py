@@ -31,7 +31,7 @@ class ChipMetrics(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Over the chips."""
+        """Mean of the metric over the chips."""
         return math.fsum(self.metrics) / len(self.metrics)
 
     @property

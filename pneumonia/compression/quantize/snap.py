@@ -151,7 +151,7 @@ class SnapHook(TrainingHook):
         self._hold_average()
 
     def after_epoch(self, network: Network, epoch: int) -> dict[str, float]:
-        """Next round."""
+        """Advance to the next round; returns the share of weights that are frozen."""
         assert self.raw is not None
         self._advance()
         self._hold_average()

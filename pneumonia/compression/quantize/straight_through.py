@@ -91,7 +91,7 @@ class StraightThrough:
 
 
 def _mean_magnitude(weight: Tensor) -> float:
-    """Of the non-zero weights; infinite where there are none, so that nothing is clipped."""
+    """Mean magnitude of the non-zero weights; infinite without any, so that nothing is clipped."""
     alive = weight[weight != 0]
     return float(alive.abs().mean()) if alive.numel() else math.inf
 

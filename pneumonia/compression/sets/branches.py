@@ -16,7 +16,7 @@ class Emptied:
     """The set of one point: a layer of zeros."""
 
     def project(self, v: Tensor) -> Projection:
-        """Zeros."""
+        """A weight of zeros, of the shape of `v`."""
         check_finite(v)
         return masked(v, torch.zeros((), dtype=torch.bool))
 

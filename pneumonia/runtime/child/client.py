@@ -176,7 +176,7 @@ class DecodingChild:
         self.close()
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         process, self._process = self._process, None
         if self._watchdog is not None:
             self._watchdog.stop()

@@ -109,7 +109,7 @@ def _bind(path: str) -> ctypes.CDLL:
             [ctypes.c_void_p, _FLOATS, ctypes.c_size_t, ctypes.POINTER(ctypes.c_double)],
         ),
     ]  # fmt: skip
-    if hasattr(library, "pn_letterbox"):  # older libraries lack it
+    if hasattr(library, "pn_letterbox"):  # optional
         int32 = ctypes.c_int32
         signatures.append(
             (
@@ -195,7 +195,7 @@ class KernelLibrary:
     @property
     def cpus(self) -> List[int]:
         """CPUs its threads are pinned to; empty for one thread, and where nothing is pinned."""
-        if not hasattr(self._library, "pn_cpus") or not self._model:  # an older library
+        if not hasattr(self._library, "pn_cpus") or not self._model:
             return []
         found = (ctypes.c_int * MAX_THREADS)()
         self._library.pn_cpus.argtypes = [
@@ -240,7 +240,7 @@ class KernelLibrary:
 
     @property
     def has_letterbox(self) -> bool:
-        """Whether `letterbox` is there; older libraries lack it."""
+        """Whether the library has `letterbox`; it is optional."""
         return hasattr(self._library, "pn_letterbox")
 
     def letterbox(self, pixels: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ CODES = ("modality", "view", "body_part")
 
 
 class SelectionDecision(NamedTuple):
-    """The decision."""
+    """Whether an image is scored, and why not."""
 
     status: str  # empty when the image is scored, else `skipped` or `rejected`
     reason: str  # machine-readable reason of the status

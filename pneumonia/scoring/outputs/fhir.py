@@ -147,7 +147,7 @@ class _Facts:
         return [{"type": "ImagingStudy", "identifier": identifier}]
 
     def device(self) -> dict[str, Any]:
-        """The model."""
+        """The FHIR Device that describes the model."""
         return {
             **self.common("Device", "device"),
             "identifier": [{"system": f"{LOCAL}:model-hash", "value": self.model.model_hash}],

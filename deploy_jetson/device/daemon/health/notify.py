@@ -23,7 +23,7 @@ class SystemdNotifier:
 
     @classmethod
     def from_environment(cls) -> "SystemdNotifier":
-        """From systemd's variables, removed so that child processes do not notify."""
+        """A notifier of systemd's variables, which are removed: child processes must not notify."""
         return cls(os.environ.pop("NOTIFY_SOCKET", None), os.environ.pop("WATCHDOG_USEC", None))
 
     def send(self, text: str) -> None:

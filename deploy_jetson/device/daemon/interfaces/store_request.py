@@ -22,7 +22,7 @@ BLOCK = 1 << 18
 
 
 class OverlongDataSet(io.BytesIO):
-    """In place of a data set that is too long: what is still to come is dropped."""
+    """Stands for a data set that is too long: the rest of it is dropped."""
 
     def write(self, data: Any) -> int:
         """Take nothing, and report all of it as written."""

@@ -35,7 +35,7 @@ class ChainStep:
 
     @property
     def name(self) -> str:
-        """All layers."""
+        """Names of all layers of the chain."""
         return " + ".join(level.name for level in self.levels)
 
     @property

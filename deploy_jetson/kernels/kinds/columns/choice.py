@@ -8,7 +8,7 @@ from deploy_jetson.kernels.targets import Target
 
 
 class ColumnsChoice(NamedTuple):
-    """Column kernel."""
+    """Parameters of a column kernel."""
 
     # pixels, vectors: register tile
     pixels: int

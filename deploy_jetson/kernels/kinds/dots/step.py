@@ -77,12 +77,12 @@ class QuantizeStep:
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
-        """The input."""
+        """Buffers of the input."""
         return self.view.buffers
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
-        """The words."""
+        """The buffer of packed words."""
         return (self.rounding.words,)
 
     def words_view(self) -> ChannelView:

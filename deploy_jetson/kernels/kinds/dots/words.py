@@ -33,7 +33,7 @@ class ChannelWords(NamedTuple):
 
     @classmethod
     def natural(cls, channels: int, lanes: int, group: int) -> "ChannelWords":
-        """Channels in order."""
+        """Words that hold the channels in their order."""
         numbers = np.arange(channels, dtype=np.int64)
         return cls(numbers // lanes, numbers % lanes, lanes, group)
 
@@ -49,7 +49,7 @@ class ChannelWords(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """Blocks of words."""
+        """Number of blocks of words."""
         return int(self.block_of.max()) // self.together + 1
 
     def pack(self, integers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:

@@ -91,7 +91,7 @@ class PatternStep(ConvolutionStep):
 
     @property
     def reads(self) -> tuple[Buffer, ...]:
-        """Planes and skip."""
+        """The planes of the input, and the buffer that is added."""
         return (self.planes, self.skip) if self.skip else (self.planes,)
 
     def variants(self, target: Target) -> list[Variant]:
