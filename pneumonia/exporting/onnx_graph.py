@@ -47,7 +47,7 @@ def emit_onnx(
 
     Args:
         spec: Batch norm folded.
-        tensors: Dense float32, named as `runtime.model.spec.tensor_shapes`.
+        tensors: float32, named as `NamedTensors`.
         batch: The fixed number of images of the graph's input.
         coded: Layers whose weights are written as 8-bit codes and dequantized in the graph, where
             they are whole numbers times a scale per filter.

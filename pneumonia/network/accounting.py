@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pneumonia.network.module import check_tensors
+from pneumonia.network.module import NamedTensors, check_tensors
 from pneumonia.runtime.model.layers import Reuse, Shape, Weighted
 from pneumonia.runtime.model.ops import op_of
 from pneumonia.runtime.model.spec import STATISTICS, NetworkSpec, positions, tensor_shapes
@@ -65,12 +65,11 @@ class NetworkAccount(NamedTuple):
     totals: NetworkTotals
 
 
-def account(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> NetworkAccount:
+def account(spec: NetworkSpec, tensors: NamedTensors) -> NetworkAccount:
     """Count a network at its own input size.
 
     Args:
         spec: The network; each layer's `storage` decides what is stored.
-        tensors: Dense, named as `runtime.model.spec.tensor_shapes`.
 
     Raises:
         ArtefactError: Tensors and spec do not fit.

@@ -1,17 +1,15 @@
 """Weights of two trainings of one network, averaged."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from pneumonia.network.module import check_tensors
+from pneumonia.network.module import NamedTensors, check_tensors
 from pneumonia.runtime.model.layers import Conv
 from pneumonia.runtime.model.spec import NetworkSpec
 
 
 def average_weights(
-    spec: NetworkSpec, first: Mapping[str, Tensor], second: Mapping[str, Tensor], share: float
+    spec: NetworkSpec, first: NamedTensors, second: NamedTensors, share: float
 ) -> dict[str, Tensor]:
     """Average of two sets of weights, filter by filter at the norm of the second.
 
@@ -24,8 +22,6 @@ def average_weights(
 
     Args:
         spec: Of both.
-        first: Dense, named as `runtime.model.spec.tensor_shapes`.
-        second: The same.
         share: Of the first, 0 .. 1.
 
     Returns:

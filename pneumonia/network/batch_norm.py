@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pneumonia.network.module import Network, check_tensors
+from pneumonia.network.module import NamedTensors, Network, check_tensors
 from pneumonia.runtime.errors import ArtefactError
 from pneumonia.runtime.model.layers import Conv
 from pneumonia.runtime.model.spec import NetworkSpec
@@ -17,7 +17,7 @@ MIN_STD = 1e-6  # of a layer's output; a layer that is constant is not rescaled
 
 
 def fold_batch_norm(
-    spec: NetworkSpec, tensors: Mapping[str, Tensor]
+    spec: NetworkSpec, tensors: NamedTensors
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """The same function without batch norm.
 
@@ -26,7 +26,6 @@ def fold_batch_norm(
 
     Args:
         spec: Any network; layers without batch norm are left alone.
-        tensors: Dense, named as `runtime.model.spec.tensor_shapes`.
 
     Returns:
         The folded spec and its tensors (new ones where anything changed).
@@ -83,7 +82,7 @@ def folded_layers(spec: NetworkSpec) -> list[str]:
 @torch.no_grad()
 def unfold_batch_norm(
     spec: NetworkSpec,
-    tensors: Mapping[str, Tensor],
+    tensors: NamedTensors,
     layers: Collection[str],
     batches: Iterable[Tensor],
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
@@ -97,7 +96,6 @@ def unfold_batch_norm(
 
     Args:
         spec: Folded network.
-        tensors: Dense, named as `runtime.model.spec.tensor_shapes`.
         layers: Convolutions with a bias and without batch norm that get one in the bias' place.
         batches: Images (N, C, H, W) as in training; the first 64 batches are measured on.
 

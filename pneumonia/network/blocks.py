@@ -94,7 +94,7 @@ class ConvBlock(nn.Module):
         return activate(x, self.activation)
 
     def parts(self) -> dict[str, Tensor]:
-        """The layer's tensors, named as in `runtime.model.spec.tensor_shapes`."""
+        """The layer's tensors, by part: `weight`, `bias` and so on."""
         parts: dict[str, Tensor] = {"weight": self.conv.weight}
         if self.conv.bias is not None:
             parts["bias"] = self.conv.bias
@@ -132,7 +132,7 @@ class LinearBlock(nn.Module):
         return activate(self.linear(x.permute(0, 2, 3, 1)), self.activation).permute(0, 3, 1, 2)
 
     def parts(self) -> dict[str, Tensor]:
-        """The layer's tensors, named as in `runtime.model.spec.tensor_shapes`."""
+        """The layer's tensors, by part: `weight`, `bias` and so on."""
         parts: dict[str, Tensor] = {"weight": self.linear.weight}
         if self.linear.bias is not None:
             parts["bias"] = self.linear.bias
@@ -176,7 +176,7 @@ class NormBlock(nn.Module):
         return activate(self.norm(x), self.activation)
 
     def parts(self) -> dict[str, Tensor]:
-        """The layer's tensors, named as in `runtime.model.spec.tensor_shapes`."""
+        """The layer's tensors, by part: `weight`, `bias` and so on."""
         return _norm_parts(self.norm, "norm")
 
 
@@ -192,7 +192,7 @@ class ConstantBlock(nn.Module):
         return self.value[None].clone()
 
     def parts(self) -> dict[str, Tensor]:
-        """The layer's tensors, named as in `runtime.model.spec.tensor_shapes`."""
+        """The layer's tensors, by part: `weight`, `bias` and so on."""
         return {"value": self.value}
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pneumonia.network.module import NamedTensors
 from pneumonia.runtime.errors import ArtefactError, os_errors_as
 from pneumonia.runtime.model.layers import Conv, pair
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec
@@ -30,8 +31,7 @@ Floats = NDArray[np.float32]
 class DarknetWeights(NamedTuple):
     """What a file gave."""
 
-    # named as `runtime.model.spec.tensor_shapes`, only of the layers in `layers`
-    tensors: dict[str, Tensor]
+    tensors: NamedTensors  # only of the layers in `layers`
     layers: tuple[str, ...]  # convolutions that were filled, in execution order
     # detection convolutions left alone because the file's have other classes
     skipped: tuple[str, ...]

@@ -1,6 +1,5 @@
 """A network on disk: `spec.json` and `weights.safetensors`, and nothing else."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.network.accounting import FLOAT_BITS
-from pneumonia.network.module import check_tensors
+from pneumonia.network.module import NamedTensors, check_tensors
 from pneumonia.runs.checksums import check_files
 from pneumonia.runtime.atomic import write_text
 from pneumonia.runtime.errors import ArtefactError, SpecError
@@ -20,14 +19,14 @@ from pneumonia.runtime.storage.tensorfile import read_tensors, write_tensors
 
 
 def save_model(
-    folder: Path, spec: NetworkSpec, tensors: Mapping[str, Tensor], half: bool = False
+    folder: Path, spec: NetworkSpec, tensors: NamedTensors, half: bool = False
 ) -> NetworkSpec:
     """Write a network; every weight is stored as its layer's `storage` says.
 
     Args:
         folder: Made if it is not there.
         spec: The description; the kept counts of its storage are measured again on the weights.
-        tensors: Dense tensors named as `runtime.model.spec.tensor_shapes`; stored as float32.
+        tensors: Stored as float32.
         half: Store them as float16 instead, rounded to nearest; quantized layers stay exact.
 
     Returns:

@@ -1,10 +1,8 @@
 """Outputs of a detector about the whole image, beside its boxes."""
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
-from pneumonia.network.module import needed_layers
+from pneumonia.network.module import NamedTensors, needed_layers
 from pneumonia.runtime.detection.heads import class_outputs
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.model.layers import GlobalAvgPool, Linear
@@ -41,7 +39,7 @@ def add_image_head(spec: NetworkSpec, n_values: int = 1) -> NetworkSpec:
 
 
 def remove_class_outputs(
-    spec: NetworkSpec, tensors: Mapping[str, Tensor]
+    spec: NetworkSpec, tensors: NamedTensors
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """The network without the outputs that only its training needed, and what feeds them alone.
 

@@ -17,6 +17,9 @@ from pneumonia.runtime.model.layers import LEAKY_SLOPE, Conv, Layer, Linear, Opa
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec, output_shape, tensor_shapes
 
 UNITS = ("bn_weight", "bn_var", "norm_weight", "norm_var")  # parts that start at one
+# dense tensors of a network by name (`conv1.weight`, `conv1.bn_mean`): names and shapes are those
+# of `runtime.model.spec.tensor_shapes`
+NamedTensors = Mapping[str, Tensor]
 OBJECT_PRIOR = 0.01  # share of anchors that hold an object, before anything is learnt
 
 
@@ -47,7 +50,7 @@ class Network(nn.Module):
     def __init__(
         self,
         spec: NetworkSpec,
-        tensors: Mapping[str, Tensor] | None = None,
+        tensors: NamedTensors | None = None,
         modules: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -122,14 +125,14 @@ class Network(nn.Module):
         return found
 
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors by their names in `runtime.model.spec.tensor_shapes`, detached, memory shared."""
+        """All tensors as in `NamedTensors`, detached, memory shared."""
         return {
             f"{name}.{part}": tensor.detach()
             for name in self._index
             for part, tensor in self.block(name).parts().items()
         }
 
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_tensors(self, tensors: NamedTensors) -> None:
         """Copy tensors in; every tensor of the network must be there, and no other.
 
         Raises:
@@ -170,7 +173,7 @@ def needed_layers(
     return found
 
 
-def check_tensors(spec: NetworkSpec, tensors: Mapping[str, Tensor]) -> None:
+def check_tensors(spec: NetworkSpec, tensors: NamedTensors) -> None:
     """Names and shapes of dense tensors against the spec.
 
     Raises:

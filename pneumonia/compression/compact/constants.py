@@ -1,6 +1,6 @@
 """Channels that have one value at every pixel of every image, found op by op."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pneumonia.network.blocks import FUNCTIONS
+from pneumonia.network.module import NamedTensors
 from pneumonia.runtime.model import layers
 from pneumonia.runtime.model.spec import INPUT, NetworkSpec
-
-Tensors = Mapping[str, Tensor]
 
 
 class ConstantChannels(NamedTuple):
@@ -26,11 +25,11 @@ class ConstantContext(NamedTuple):
 
     sources: Sequence[ConstantChannels]  # the constant channels of the layer's inputs
     sizes: Sequence[layers.Shape]  # shapes of its inputs
-    tensors: Tensors  # dense tensors, named as `runtime.model.spec.tensor_shapes`
+    tensors: NamedTensors
     shape: layers.Shape  # of its output
 
 
-def find_constants(spec: NetworkSpec, tensors: Tensors) -> dict[str, ConstantChannels]:
+def find_constants(spec: NetworkSpec, tensors: NamedTensors) -> dict[str, ConstantChannels]:
     """The constant channels of the input (none) and of every layer."""
     found = {INPUT: _unknown(spec.input.channels)}
     shapes = spec.shapes()
@@ -82,7 +81,7 @@ def _of_filters(layer: layers.Conv | layers.Linear, context: ConstantContext) ->
     return _made(~depends.any(1), value, layer.activation)
 
 
-def _batch_norm(value: Tensor, prefix: str, eps: float, tensors: Tensors) -> Tensor:
+def _batch_norm(value: Tensor, prefix: str, eps: float, tensors: NamedTensors) -> Tensor:
     def part(name: str) -> Tensor | None:
         tensor = tensors.get(f"{prefix}_{name}")
         return None if tensor is None else tensor.double()

@@ -20,6 +20,7 @@ from pneumonia.compression.compact.constants import (
     kernel_sums,
 )
 from pneumonia.compression.compact.coupling import ChannelGraph, close_units, is_grouped
+from pneumonia.network.module import NamedTensors
 from pneumonia.runtime.model.layers import Reuse, Weighted
 from pneumonia.runtime.model.spec import NetworkSpec
 
@@ -32,11 +33,8 @@ class DeadPaths(NamedTuple):
     offsets: dict[str, Tensor]
 
 
-def find_dead_paths(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> DeadPaths:
+def find_dead_paths(graph: ChannelGraph, tensors: NamedTensors) -> DeadPaths:
     """Units that no path of non-zero weights connects to an output.
-
-    Args:
-        tensors: Dense tensors, named as `runtime.model.spec.tensor_shapes`.
 
     Returns:
         Live units, at least one filter per layer, and the constants to fold.

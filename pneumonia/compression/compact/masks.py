@@ -28,7 +28,7 @@ def tensor_masks(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> dict[str, 
         masks: Layer -> places that may be non-zero, bool, shaped like the weight.
 
     Returns:
-        Tensor name (`runtime.model.spec.tensor_shapes`) -> bool mask.
+        Tensor name, as in `NamedTensors` -> bool mask.
     """
     names = tensor_shapes(graph.spec)
     found = {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pneumonia.compression.compact.coupling import ChannelGraph
 from pneumonia.compression.sets.constraint import Constraint, JointConstraint
+from pneumonia.network.module import NamedTensors
 from pneumonia.recipes import RecipePart
 
 
@@ -53,10 +54,10 @@ class LadderStage(NamedTuple):
 class PruningMethod(RecipePart):
     """A compression method with its settings, as recipes hold it."""
 
-    def fitted(self, tensors: Mapping[str, Tensor]) -> Self:
+    def fitted(self, tensors: NamedTensors) -> Self:
         """The method with parameters derived from the trained network; unchanged by default.
 
-        Called once at the start, with tensors named as `runtime.model.spec.tensor_shapes`.
+        Called once at the start.
         """
         return self
 

@@ -30,7 +30,7 @@ class SpecBuilder:
         path: Module path that the next layers are named after.
         layers: By name, in execution order.
         shapes: Layer (or `input`) -> (C, H, W).
-        tensors: Named as `runtime.model.spec.tensor_shapes`.
+        tensors: As in `network.module.NamedTensors`.
         modules: Torch modules of opaque layers by their paths.
         paths: Layer -> path of the module that it came from.
     """
