@@ -41,7 +41,7 @@ from data_prep.reports.linker.trained_linker import (
     report_codes,
     unbiased_documents,
 )
-from data_prep.reports.linker.training import LinkerConfig
+from data_prep.reports.linker.training import LinkerSettings
 from data_prep.reports.reading.files import SourceReport, read_reports
 from data_prep.reports.reading.splitting import split_reports
 from data_prep.reports.weak_labels.opacity_label import opacity_label
@@ -129,7 +129,7 @@ class Ablation:
 
     def new_linker(self, options: dict[str, Any]) -> TrainedLinker:
         """An untrained linker on the common priors and vectors."""
-        config = LinkerConfig(**options, epochs=self.epochs)
+        config = LinkerSettings(**options, epochs=self.epochs)
         return TrainedLinker(self.base, self.priors, self.words, config)
 
     def run(self, name: str, options: dict[str, Any], seeds: int) -> None:

@@ -29,7 +29,7 @@ from data_prep.reports.linker.dca import DynamicContext
 from data_prep.reports.linker.documents import NIL, LinkDocument
 from data_prep.reports.linker.local_models import LOCAL_MODELS
 from data_prep.reports.linker.spaces import words_of
-from data_prep.reports.linker.training import LinkerConfig, train_model
+from data_prep.reports.linker.training import LinkerSettings, train_model
 from data_prep.reports.linker.vectors import WordVectors, train_vectors
 
 METHODS: dict[str, dict[str, object]] = {
@@ -103,7 +103,7 @@ def main() -> None:
     for local, (name, method) in product(LOCAL_MODELS, METHODS.items()):
         found = []
         for seed in range(options.seeds):
-            config = LinkerConfig.model_validate(
+            config = LinkerSettings.model_validate(
                 {"local": local, **method, "epochs": options.epochs, "seed": seed}
             )
             torch.manual_seed(seed)

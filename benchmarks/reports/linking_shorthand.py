@@ -41,7 +41,7 @@ from data_prep.reports.linker.measure import Counts, agreement, difference, micr
 from data_prep.reports.linker.report_documents import N_MENTION_KINDS
 from data_prep.reports.linker.spaces import ConceptSpace
 from data_prep.reports.linker.trained_linker import learn_vectors, parse
-from data_prep.reports.linker.training import LinkerConfig, train_model
+from data_prep.reports.linker.training import LinkerSettings, train_model
 from data_prep.reports.reading.splitting import coded_reports
 
 OUT = RESULTS / "report_linking_shorthand.json"
@@ -148,13 +148,13 @@ class ShorthandBenchmark:
         self.table = EntityTable(ConceptSpace(base, words), words)
         self.limits: dict[str, Any] = {"epochs": epochs, "patience": patience}
 
-    def new_model(self, config: LinkerConfig) -> DynamicContext:
+    def new_model(self, config: LinkerSettings) -> DynamicContext:
         """An untrained model."""
         torch.manual_seed(config.seed)
         local = LOCAL_MODELS[config.local](self.table)
         return DynamicContext(local, self.table, N_MENTION_KINDS, config.hops, config.hard).eval()
 
-    def run(self, config: LinkerConfig, file: Path) -> dict[str, Any]:
+    def run(self, config: LinkerSettings, file: Path) -> dict[str, Any]:
         """Train one model and score it; what an earlier run wrote to `file` is taken over."""
         wanted = config.model_dump()
         if file.is_file() and (stored := json.loads(file.read_text()))["config"] == wanted:
@@ -177,7 +177,7 @@ class ShorthandBenchmark:
         """The attention model and DCA over it with initial diagonals, weighted by validation."""
         found: dict[str, dict[str, Any]] = {}
         for hops, coherences in ((0, (0.0,)), (1, (0.3, 1.0, 3.0, 10.0))):
-            model = self.new_model(LinkerConfig.model_validate({**COMMON, "hops": hops}))
+            model = self.new_model(LinkerSettings.model_validate({**COMMON, "hops": hops}))
             scored: dict[tuple[float, float], float] = {}
             for weights in product((0.0, 1.0, 3.0, 8.0), coherences):
                 model.join = WeightedSum(*weights)
@@ -341,7 +341,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {name: [run] for name, run in untrained.items()}
     for seed in range(options.seeds):
         for name in options.only or VARIANTS:
-            config = LinkerConfig(**{**COMMON, **VARIANTS[name]}, seed=seed, **bench.limits)
+            config = LinkerSettings(**{**COMMON, **VARIANTS[name]}, seed=seed, **bench.limits)
             file = options.work / f"{name} {seed}.json".replace(",", "").replace(" ", "-")
             found = bench.run(config, file)
             val = micro_f1(np.array(found["val"]))
@@ -353,7 +353,7 @@ def main() -> None:
         tables[part] = table_of({**bench.rules(part), **counts})
     seconds = {name: round(float(np.mean([run["seconds"] for run in found])), 1)
                for name, found in runs.items()}  # fmt: skip
-    cost = measure_cost(bench.new_model(LinkerConfig(**COMMON, hops=1)), bench.documents["test"])
+    cost = measure_cost(bench.new_model(LinkerSettings(**COMMON, hops=1)), bench.documents["test"])
     result = {
         **environment("torch"), "seeds": options.seeds, **bench.limits,
         **{part: describe(documents) for part, documents in bench.documents.items()},

@@ -31,7 +31,7 @@ from data_prep.reports.linker.report_documents import (
     content_words,
 )
 from data_prep.reports.linker.spaces import ConceptSpace, parts_of
-from data_prep.reports.linker.training import LinkerConfig, train_model
+from data_prep.reports.linker.training import LinkerSettings, train_model
 from data_prep.reports.linker.vectors import WordVectors, train_vectors
 from data_prep.reports.reading.files import SourceReport
 from data_prep.reports.reading.splitting import coded_reports
@@ -65,7 +65,7 @@ class TrainedLinker:
     """
 
     def __init__(
-        self, base: ConceptBase, priors: AliasPriors, words: WordVectors, config: LinkerConfig
+        self, base: ConceptBase, priors: AliasPriors, words: WordVectors, config: LinkerSettings
     ) -> None:
         self.base, self.priors, self.words, self.config = base, priors, words, config
         self.space = ConceptSpace(base, words)
@@ -166,7 +166,7 @@ class TrainedLinker:
             words = WordVectors(tuple(map(str, table["words"])), arrays.pop("words"))
             if words.matrix.dtype != np.float32 or len(words.words) != len(words.matrix):
                 raise ValueError("word vectors")
-            config = LinkerConfig(**table["config"])
+            config = LinkerSettings(**table["config"])
             linker = cls(base, AliasPriors.model_validate(table["priors"]), words, config)
             state: dict[str, Any] = {
                 name.removeprefix("model."): torch.from_numpy(value)
@@ -232,7 +232,7 @@ def learn_vectors(
 def train_linker(
     train: Sequence[SourceReport],
     val: Sequence[SourceReport],
-    config: LinkerConfig,
+    config: LinkerSettings,
     source: dict[str, Any],
     progress: Progress | None = None,
 ) -> TrainedLinker:
@@ -298,7 +298,7 @@ def fit(
 
 
 def train_on(
-    source: Path, config: LinkerConfig, progress: Progress | None = None
+    source: Path, config: LinkerSettings, progress: Progress | None = None
 ) -> tuple[TrainedLinker, list[SourceReport]]:
     """Train on the fixed split of a source (70, 10, 20 %); returns the linker and the test part.
 

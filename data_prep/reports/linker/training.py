@@ -28,7 +28,7 @@ _DISCOUNT = 0.9
 _SPLIT = 100  # longer documents are trained on in parts
 
 
-class LinkerConfig(BaseModel):
+class LinkerSettings(BaseModel):
     """Architecture and training settings of a linker.
 
     Attributes:
@@ -117,7 +117,7 @@ def train_model(
     model: DynamicContext,
     table: EntityTable,
     documents: Sequence[LinkDocument],
-    config: LinkerConfig,
+    config: LinkerSettings,
     evaluate: Evaluate,
     progress: Progress | None = None,
 ) -> float:
@@ -169,7 +169,7 @@ def _step(
     model: DynamicContext,
     optimiser: torch.optim.Optimizer,
     batch: DocumentBatch,
-    config: LinkerConfig,
+    config: LinkerSettings,
     draw: torch.Generator | None,
 ) -> None:
     """One step: supervised, or by reinforcement when there is a generator to draw actions from."""

@@ -9,7 +9,7 @@ import re
 from typing import Any, Callable, Dict, NamedTuple
 
 from deploy_jetson.device.daemon.preflight import check_everything, check_folders
-from deploy_jetson.device.daemon.settings import DaemonConfig, Names, ResultDestination
+from deploy_jetson.device.daemon.settings import DaemonSettings, Names, ResultDestination
 from pneumonia.runtime.engines import ENGINES
 from pneumonia.runtime.errors import ConfigError
 from pneumonia.runtime.image.dicom_header import BODY_PARTS, MODALITIES
@@ -213,7 +213,7 @@ def _check_network(source: _Source, name: str, part: Any, has_token: bool) -> No
     )  # fmt: skip
 
 
-def _check_hosts(source: _Source, config: DaemonConfig) -> None:
+def _check_hosts(source: _Source, config: DaemonSettings) -> None:
     hosts = {DESTINATION + name: peer.host for name, peer in config.destinations.items()}
     hosts.update(rest=config.rest.host, dicom=config.dicom.host)
     for section, host in hosts.items():
@@ -222,7 +222,7 @@ def _check_hosts(source: _Source, config: DaemonConfig) -> None:
             raise source.error("Value is not valid", section, "host", form, host)
 
 
-def _check(source: _Source, config: DaemonConfig) -> DaemonConfig:
+def _check(source: _Source, config: DaemonSettings) -> DaemonSettings:
     for key in ("bundle", "state"):
         if not getattr(config.daemon, key):
             raise source.error("Key is missing", "daemon", key, "a folder", "")
@@ -252,7 +252,7 @@ def _check(source: _Source, config: DaemonConfig) -> DaemonConfig:
     return config
 
 
-def load_config(path: str) -> DaemonConfig:
+def load_config(path: str) -> DaemonSettings:
     """Read a configuration file.
 
     Args:
@@ -270,7 +270,7 @@ def load_config(path: str) -> DaemonConfig:
         raise DaemonConfigError("Configuration cannot be read", found=found, where=path) from None
     source = _Source(path, text)
     parser = _parse(source, text)
-    parts: Dict[str, Any] = dict(DaemonConfig()._asdict())
+    parts: Dict[str, Any] = dict(DaemonSettings()._asdict())
     peers: Dict[str, ResultDestination] = {}
     for name in parser.sections():
         items = dict(parser.items(name))
@@ -284,7 +284,7 @@ def load_config(path: str) -> DaemonConfig:
             known = ", ".join(key for key in parts if key != "destinations")
             raise source.error("Unknown section", name, "", known + " or 'destination NAME'", name)
     parts["destinations"] = peers
-    return _check(source, DaemonConfig(**parts))
+    return _check(source, DaemonSettings(**parts))
 
 
 def check_config(path: str) -> None:

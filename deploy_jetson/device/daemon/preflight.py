@@ -8,7 +8,7 @@ import io
 import os
 from typing import Iterator, Tuple
 
-from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.settings import DaemonSettings
 from deploy_jetson.device.daemon.store.spool import FOLDERS
 from pneumonia.runtime.connections import (
     check_private,
@@ -46,7 +46,7 @@ def lies_inside(inner: str, outer: str) -> bool:
         inner = os.path.dirname(inner)
 
 
-def _needed_paths(config: DaemonConfig, config_path: str) -> Iterator[Tuple[str, str]]:
+def _needed_paths(config: DaemonSettings, config_path: str) -> Iterator[Tuple[str, str]]:
     """Paths the daemon needs besides its state and bundle: (path, name for messages)."""
     yield os.path.abspath(config_path), "the configuration file"
     yield PROGRAM, "the program"
@@ -59,7 +59,7 @@ def _needed_paths(config: DaemonConfig, config_path: str) -> Iterator[Tuple[str,
                 yield path, "[{}] {}".format(section, key)
 
 
-def check_folders(config: DaemonConfig, config_path: str) -> Tuple[str, str, str]:
+def check_folders(config: DaemonSettings, config_path: str) -> Tuple[str, str, str]:
     """Find folders of the configuration that lie inside one another.
 
     The daemon removes what it takes from the watch folder: nothing that it needs may lie there, and
@@ -109,7 +109,7 @@ def read_token(path: str) -> bytes:
     return token
 
 
-def check_secrets(config: DaemonConfig) -> None:
+def check_secrets(config: DaemonSettings) -> None:
     """Open the token and the TLS files of everything that is switched on.
 
     Raises:
@@ -135,7 +135,7 @@ def check_dicom_networking() -> None:
         ) from None
 
 
-def check_everything(config: DaemonConfig) -> None:
+def check_everything(config: DaemonSettings) -> None:
     """All checks that need no port, no state folder and no engine: what `--check` runs.
 
     Raises:

@@ -18,7 +18,7 @@ from deploy_jetson.device.daemon.interfaces.rest import RestBackend, rest_server
 from deploy_jetson.device.daemon.interfaces.rest_queries import RestQueries
 from deploy_jetson.device.daemon.interfaces.watch_folder import FolderWatcher
 from deploy_jetson.device.daemon.preflight import check_dicom_networking, check_secrets, read_token
-from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.settings import DaemonSettings
 from deploy_jetson.device.daemon.store.intake import MEGABYTE, AcceptedImage, ImageIntake
 from deploy_jetson.device.daemon.store.job_store import JobStore
 from deploy_jetson.device.daemon.store.spool import ImageSpool
@@ -57,10 +57,12 @@ class DaemonService:
 
     def __init__(
         self,
-        config: DaemonConfig,
+        config: DaemonSettings,
         notifier: Optional[SystemdNotifier] = None,
-        load_model: Optional[Callable[[DaemonConfig], ServedModel]] = None,
-        make_decoder: Optional[Callable[[DaemonConfig, Callable[[], None]], DecodingChild]] = None,
+        load_model: Optional[Callable[[DaemonSettings], ServedModel]] = None,
+        make_decoder: Optional[
+            Callable[[DaemonSettings, Callable[[], None]], DecodingChild]
+        ] = None,
     ) -> None:
         self.config = config
         self.metrics = DaemonMetrics()
@@ -300,13 +302,13 @@ class DaemonService:
         add("deliveries", "Deliveries on record, by state.", pending)
 
 
-def load_configured(config: DaemonConfig) -> ServedModel:
+def load_configured(config: DaemonSettings) -> ServedModel:
     """Load the model of the configuration."""
     part = config.daemon
     return ServedModel.load(part.bundle, part.threshold, part.engine, part.threads)
 
 
-def make_child(config: DaemonConfig, tick: Callable[[], None]) -> DecodingChild:
+def make_child(config: DaemonSettings, tick: Callable[[], None]) -> DecodingChild:
     """The child process that opens images, as configured."""
     decode = config.decode
     read = ReadLimits(
@@ -333,7 +335,7 @@ def _address_error(section: str, host: str, port: int, error: OSError) -> Config
     )  # fmt: skip
 
 
-def serve(config: DaemonConfig) -> None:
+def serve(config: DaemonSettings) -> None:
     """Run a daemon until SIGTERM, SIGINT or SIGHUP; a second one ends it at once.
 
     Raises:
@@ -349,7 +351,7 @@ def serve(config: DaemonConfig) -> None:
         raise DaemonConfigError.of(error) from None
 
 
-def _serve(config: DaemonConfig) -> None:
+def _serve(config: DaemonSettings) -> None:
     service = DaemonService(config, SystemdNotifier.from_environment())
 
     def on_signal(number: int, frame: Any) -> None:

@@ -129,7 +129,7 @@ class ResultDestination(NamedTuple):
     tls_key: str = ""
 
 
-class DaemonConfig(NamedTuple):
+class DaemonSettings(NamedTuple):
     """All settings; see the classes."""
 
     daemon: ServiceSettings = ServiceSettings()

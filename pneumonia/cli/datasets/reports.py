@@ -12,7 +12,7 @@ from pneumonia.runtime.errors import ConfigError, PartialFailure
 if TYPE_CHECKING:
     from data_prep.reports.findings.concepts import ConceptBase
     from data_prep.reports.findings.linking import MentionLinker
-    from data_prep.reports.linker.training import LinkerConfig
+    from data_prep.reports.linker.training import LinkerSettings
 
 
 @click.command("link-reports")
@@ -139,8 +139,8 @@ def _show(out: Path, counts: dict[str, Any], fates: dict[str, int]) -> None:
 )  # fmt: skip
 @click.option("--epochs", default=40, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
-@collected("data_prep.reports.linker.training:LinkerConfig", "config")
-def train_linker_verb(reports: Path, out: Path, config: "LinkerConfig") -> None:
+@collected("data_prep.reports.linker.training:LinkerSettings", "config")
+def train_linker_verb(reports: Path, out: Path, config: "LinkerSettings") -> None:
     """Train a linker on REPORTS that have manual codes (column `mesh_major`, or OpenI's XML).
 
     70 % of the reports train it, 10 % choose the epoch, 20 % are left to test it.

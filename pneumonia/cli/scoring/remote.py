@@ -201,7 +201,7 @@ def destination(options: RemoteOptions) -> "Destination | None":
         return None
     _require("requests" if _is_url(options.send) else "pynetdicom")
     from pneumonia.scoring.batch.send import Destination
-    from pneumonia.scoring.network.commitment import CommitmentOptions
+    from pneumonia.scoring.network.commitment import CommitmentSettings
     from pneumonia.scoring.network.dicom_peer import parse_peer
     from pneumonia.scoring.network.dicomweb_service import SEND, DicomwebService
 
@@ -211,7 +211,7 @@ def destination(options: RemoteOptions) -> "Destination | None":
             # the credentials of the server that images come from are not for another one
             service = DicomwebService(options.send, *_tls_files(options), SEND)
         return Destination(service)
-    commitment = CommitmentOptions(options.commit_port) if options.commit else None
+    commitment = CommitmentSettings(options.commit_port) if options.commit else None
     return Destination(parse_peer(options.send), _title(options), commitment)
 
 

@@ -18,7 +18,7 @@ from pneumonia.scoring.batch.audit import AuditLog
 from pneumonia.scoring.batch.folder import locked_folder
 from pneumonia.scoring.network.c_store import StoreSender
 from pneumonia.scoring.network.commitment import (
-    CommitmentOptions,
+    CommitmentSettings,
     StoredObject,
     request_commitment,
 )
@@ -51,7 +51,7 @@ class Destination:
     server: Peer | DicomwebService  # a PACS (C-STORE) or a DICOMweb service (STOW-RS)
     own_title: str = OWN_TITLE  # our AE title, for a PACS
     # how to ask a PACS for storage commitment; None for not at all
-    commitment: CommitmentOptions | None = None
+    commitment: CommitmentSettings | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class CommitmentOptions:
+class CommitmentSettings:
     """How storage commitment is asked for."""
 
     # port on which the PACS reports in an association of its own; None to take the report on the
@@ -41,7 +41,7 @@ _DETAILS = {
 
 
 def request_commitment(
-    objects: Sequence[StoredObject], peer: Peer, own_title: str, options: CommitmentOptions
+    objects: Sequence[StoredObject], peer: Peer, own_title: str, options: CommitmentSettings
 ) -> dict[str, Delivery]:
     """Ask a PACS to commit to the storage of objects that it has accepted.
 

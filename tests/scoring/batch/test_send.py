@@ -21,7 +21,7 @@ from pneumonia.scoring.batch.run import ScoreSettings, score_batch
 from pneumonia.scoring.batch.send import Destination, send_results
 from pneumonia.scoring.inputs.dicomweb import boundary_of, parts
 from pneumonia.scoring.network import dicomweb_service
-from pneumonia.scoring.network.commitment import CommitmentOptions
+from pneumonia.scoring.network.commitment import CommitmentSettings
 from pneumonia.scoring.network.dicom_peer import Peer, parse_peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
 from pneumonia.scoring.outputs import OutputSettings
@@ -230,7 +230,7 @@ def test_a_peer_of_big_endian_alone_is_quoted(out):
 def test_sent_means_safe_when_the_archive_commits(out, has_own_association):
     port = free_port() if has_own_association else None
     with archive(own_port=port) as (made, peer):
-        to = Destination(peer, commitment=CommitmentOptions(port, 300))
+        to = Destination(peer, commitment=CommitmentSettings(port, 300))
         summary = send_results(out, to, pauses_seconds=QUICK)
         assert (summary.counts["sent"], summary.counts["committed"], summary.missing) == (6, 6, 0)
         assert [line["status"] for line in lines(out)] == ["sent"] * 6 + ["committed"] * 6
@@ -243,13 +243,13 @@ def test_an_archive_that_reports_once_the_association_has_ended(out, monkeypatch
     monkeypatch.setattr(commitment, "SAME_ASSOCIATION_S", 0.2)
     port = free_port()
     with archive(own_port=port, waits_for_end=True) as (_, peer):
-        to = Destination(peer, commitment=CommitmentOptions(port, 300))
+        to = Destination(peer, commitment=CommitmentSettings(port, 300))
         assert send_results(out, to, pauses_seconds=QUICK).counts["committed"] == 6
 
 
 def test_an_object_that_the_archive_lost_is_sent_again(out):
     with archive() as (made, peer):
-        to = Destination(peer, commitment=CommitmentOptions(None, 300))
+        to = Destination(peer, commitment=CommitmentSettings(None, 300))
         made.lost = AlmostAll()
         summary = send_results(out, to, pauses_seconds=QUICK)
         assert summary.counts["not_committed"] == summary.missing == 6
@@ -276,7 +276,7 @@ class AlmostAll:
 )
 def test_without_a_commitment_the_objects_count_as_missing(out, changed, detail):
     with archive(**changed) as (made, peer):
-        to = Destination(peer, commitment=CommitmentOptions(None, 0.2))
+        to = Destination(peer, commitment=CommitmentSettings(None, 0.2))
         summary = send_results(out, to, pauses_seconds=QUICK)
         assert (summary.counts["sent"], summary.counts["not_committed"]) == (6, 6)
         assert {(line["code"], line["detail"]) for line in lines(out)[6:]} == {(None, detail)}
@@ -287,7 +287,7 @@ def test_without_a_commitment_the_objects_count_as_missing(out, changed, detail)
 
 def test_a_pacs_without_storage_commitment(out):
     with receiver(lambda *_: 0) as (to, _):
-        asked = Destination(to.server, commitment=CommitmentOptions(None, 0.2))
+        asked = Destination(to.server, commitment=CommitmentSettings(None, 0.2))
         summary = send_results(out, asked, pauses_seconds=QUICK)
         assert summary.counts["not_committed"] == 6
         details = {line.get("detail") for line in lines(out)[6:]}

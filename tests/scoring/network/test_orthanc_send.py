@@ -15,7 +15,7 @@ from pneumonia.scoring.batch.send import Destination, send_results
 from pneumonia.scoring.inputs.dicomweb import DicomwebInput
 from pneumonia.scoring.inputs.pacs import PacsInput
 from pneumonia.scoring.inputs.query import Query
-from pneumonia.scoring.network.commitment import CommitmentOptions
+from pneumonia.scoring.network.commitment import CommitmentSettings
 from pneumonia.scoring.network.dicom_peer import Peer
 from pneumonia.scoring.network.dicomweb_service import DicomwebService
 from pneumonia.scoring.outputs import OutputSettings
@@ -108,7 +108,7 @@ def test_a_corrected_patient_replaces_nothing_and_arrives(orthanc, detector, tmp
 
 def test_orthanc_commits_to_what_it_keeps(orthanc, report_port, detector, tmp_path, dark):
     out = score(tmp_path, detector, dark, PatientName="KEPT^FOR")
-    to = Destination(peer_of(orthanc), commitment=CommitmentOptions(report_port, 60))
+    to = Destination(peer_of(orthanc), commitment=CommitmentSettings(report_port, 60))
     summary = send_results(out, to)
     assert (summary.counts["sent"], summary.counts["committed"], summary.missing) == (3, 3, 0)
 

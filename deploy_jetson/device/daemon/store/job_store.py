@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from deploy_jetson.device.daemon.health.metrics import DaemonMetrics
-from deploy_jetson.device.daemon.settings import DaemonConfig
+from deploy_jetson.device.daemon.settings import DaemonSettings
 from deploy_jetson.device.daemon.store.journal import JobJournal
 from deploy_jetson.device.daemon.store.spool import ImageSpool
 
@@ -11,7 +11,7 @@ from deploy_jetson.device.daemon.store.spool import ImageSpool
 class JobStore(NamedTuple):
     """The store of one daemon."""
 
-    config: DaemonConfig  # its settings
+    config: DaemonSettings  # its settings
     spool: ImageSpool  # holds the files
     journal: JobJournal  # holds the jobs
     metrics: DaemonMetrics  # counts what was taken, refused and answered

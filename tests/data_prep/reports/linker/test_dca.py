@@ -18,7 +18,7 @@ from data_prep.reports.linker.documents import (
 )
 from data_prep.reports.linker.local_models import AttentionLocal, ConvolutionLocal, attend
 from data_prep.reports.linker.training import (
-    LinkerConfig,
+    LinkerSettings,
     mean_reward,
     reinforcement_loss,
     supervised_loss,
@@ -321,7 +321,7 @@ def test_what_only_the_document_tells_is_learnt_with_context_alone(
     table = make_table()
     model = make_model(table, hops)
     train, test = echo_documents(160, 0), echo_documents(100, 1)
-    config = LinkerConfig(
+    config = LinkerSettings(
         hops=hops, learn=learn, epochs=12, warm_up=2, batch_size=16, learning_rate=5e-3
     )
     train_model(model, table, train, config, lambda m: second_right(m, train))
@@ -339,7 +339,7 @@ def test_training_keeps_the_best_epoch_and_is_repeatable() -> None:
 
     documents = echo_documents(20, 0)
     model = make_model(table, 1)
-    config = LinkerConfig(epochs=30, patience=2)
+    config = LinkerSettings(epochs=30, patience=2)
     seen: list[tuple[int, int, str]] = []
     best = train_model(model, table, documents, config, evaluate, lambda *a: seen.append(a))
     assert (best, len(states)) == (0.9, 4)  # two epochs without gain end it
@@ -359,7 +359,7 @@ def test_documents_without_gold_cannot_be_trained_on() -> None:
         for d in echo_documents(3, 0)
     ]
     with pytest.raises(TrainingError, match="known code"):
-        train_model(make_model(table, 1), table, blind, LinkerConfig(), lambda m: 0.0)
+        train_model(make_model(table, 1), table, blind, LinkerSettings(), lambda m: 0.0)
 
 
 def test_gold_place() -> None:

@@ -15,13 +15,13 @@ from data_prep.reports.linker.trained_linker import (
     report_codes,
     train_on,
 )
-from data_prep.reports.linker.training import LinkerConfig
+from data_prep.reports.linker.training import LinkerSettings
 from data_prep.reports.reading.files import read_reports
 from data_prep.reports.reading.splitting import split_reports
 from pneumonia.runtime.errors import ArtefactError, DataError, OutputError, PneumoniaError
 from tests.data_prep.reports.conftest import make_reports, write_reports
 
-CONFIG = LinkerConfig(epochs=6, dimensions=16)
+CONFIG = LinkerSettings(epochs=6, dimensions=16)
 
 
 @pytest.fixture(scope="module")

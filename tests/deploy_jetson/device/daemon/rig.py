@@ -14,7 +14,7 @@ import numpy as np
 
 from deploy_jetson.device.daemon.service import DaemonService
 from deploy_jetson.device.daemon.settings import (
-    DaemonConfig,
+    DaemonSettings,
     DiskSettings,
     RestSettings,
     ServiceSettings,
@@ -80,7 +80,7 @@ class InProcess:
 
 def settings(state, **parts):
     """A configuration with HTTP on a free port; keyword = section's settings."""
-    config = DaemonConfig(
+    config = DaemonSettings(
         daemon=ServiceSettings(bundle=BUNDLE, state=str(state), threshold="balanced"),
         rest=RestSettings(port=0),
         disk=DiskSettings(reserve_mb=0, max_used_percent=100),

@@ -13,7 +13,7 @@ from deploy_jetson.device.daemon.config import (
     check_config,
     load_config,
 )
-from deploy_jetson.device.daemon.settings import DaemonConfig, ResultDestination
+from deploy_jetson.device.daemon.settings import DaemonSettings, ResultDestination
 from tests.contracts.tree import ROOT
 from tests.deploy_jetson.device.daemon.certificates import make_certificates
 from tests.deploy_jetson.device.daemon.rig import BUNDLE
@@ -37,7 +37,9 @@ def refused(tmp_path, text):
 
 def test_what_is_not_set_has_its_default(tmp_path):
     found = load_config(written(tmp_path, BASE))
-    assert found._replace(daemon=DaemonConfig().daemon) == DaemonConfig()._replace(destinations={})
+    assert found._replace(daemon=DaemonSettings().daemon) == DaemonSettings()._replace(
+        destinations={}
+    )
     assert (found.daemon.bundle, found.daemon.state) == (BUNDLE, "/tmp/state")
 
 
@@ -301,7 +303,7 @@ def test_files_that_are_no_configuration(tmp_path):
 
 def test_every_number_has_bounds_and_every_key_is_documented():
     page = (ROOT / "docs" / "reference" / "daemon-config.md").read_text()
-    parts = [part for name, part in DaemonConfig()._asdict().items() if name != "destinations"]
+    parts = [part for name, part in DaemonSettings()._asdict().items() if name != "destinations"]
     for part in [*parts, ResultDestination()]:
         for key, value in part._asdict().items():
             if isinstance(value, int | float):
