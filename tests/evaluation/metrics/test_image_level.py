@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.metrics import roc_curve as peer_curve
@@ -36,8 +36,7 @@ def test_agrees_with_scikit_learn(rows: list[tuple[bool, float]], seed: int) -> 
 @given(COARSE)
 def test_curve_agrees_with_scikit_learn(rows: list[tuple[bool, float]]) -> None:
     positive, scores = (np.array(column) for column in zip(*rows, strict=True))
-    if positive.all() or not positive.any():
-        return
+    assume(positive.any() and not positive.all())
     peer = peer_curve(positive, scores, drop_intermediate=False)
     for ours, expected in zip(roc_curve(positive, scores), peer, strict=True):
         np.testing.assert_allclose(ours, expected)
