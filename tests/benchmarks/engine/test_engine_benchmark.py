@@ -56,7 +56,7 @@ def test_outputs_of_another_size_and_nan_count_as_wrong(tmp_path):
 
 
 def test_a_signal_is_named_with_the_stage(capsys):
-    vs_peers.say("columns9: generating")
+    vs_peers.print_stage("columns9: generating")
     with pytest.raises(SystemExit, match="SIGTERM after: columns9: generating"):
         vs_peers.stopped(signal.SIGTERM, None)
     assert "columns9: generating" in capsys.readouterr().err
