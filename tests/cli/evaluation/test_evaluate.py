@@ -149,7 +149,7 @@ def test_the_frame_of_the_labels(folder: Path, capsys: pytest.CaptureFixture[str
     ("options", "code", "part"),
     [
         (["--threshold", "0.5", "--operating-points", "labels.csv"], 2, "exclude each other"),
-        (["--operating-points", "labels.csv"], 4, "cannot be read"),
+        (["--operating-points", "labels.csv"], 4, "not JSON"),
         (["--perturbed", "noise_5"], 2, "NAME=FILE"),
         (["--perturbed", "blur_5=dense.csv"], 2, "Unknown perturbation"),
         (["--write-perturbed", "here"], 2, "--image-folder"),

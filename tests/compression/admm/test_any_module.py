@@ -168,4 +168,4 @@ def test_settings_in_a_state_are_optional_but_not_damaged(caplog):
         plan.load_state_dict({**state, "plan": state["plan"][:5]})
     del state["plan"]
     plan.load_state_dict(state)
-    assert "no settings of a plan" in caplog.text
+    assert "no plan settings" in caplog.text
