@@ -245,7 +245,7 @@ def check_dataset(parent: RunFolder, data: Dataset, accept_seen: bool = False) -
             expected=f"the dataset of the run, {before.get('path')}, or the same split",
             found=f"{seen} such validation images (the same image or patient)",
             where=str(data.folder),
-            fix="Use that dataset, or accept the seen images and too good metrics",
+            fix="Use that dataset, or accept too good metrics with accept_seen (--accept-seen)",
         )
     if distributed.is_first():
         log.warning(

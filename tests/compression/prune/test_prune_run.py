@@ -398,7 +398,7 @@ def test_a_dataset_that_validates_on_training_images_is_refused(
     swapped = {("val", "phantom"): (8, 8), ("train", "phantom"): (4, 4)}
     seen = write_rectangles(tmp_path / "seen", swapped)
     out = tmp_path / "out"
-    with pytest.raises(DataError, match=r"16 such validation images.*accept the seen images"):
+    with pytest.raises(DataError, match=r"16 such validation images.*--accept-seen"):
         run_compression(tiny_run.run, recipe(), out, seen)
     assert not out.exists()
     with pytest.raises(KeyboardInterrupt):
